@@ -1,0 +1,70 @@
+# `make run` gives a running server, `make test` proves the tree. Everything lands in .venv, nothing outside the folder.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup postgres run test check bench docs clean
+
+help:
+	@echo "make setup   install everything into $(VENV)"
+	@echo "make run     start the server with the examples (ctrl-C stops it)"
+	@echo "make test    linters, types and all test suites (ARGS='-k name' goes to pytest)"
+	@echo "make check   linters and types only"
+	@echo "make bench   measure (ARGS go to bench/run.py)"
+	@echo "make docs    build the documentation into site/"
+	@echo "make clean   remove $(VENV), site/ and all caches"
+
+setup: $(STAMP) postgres
+
+# With uv where it is installed (as a command or a module), else with the standard library's venv and pip.
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null; then uv="uv"; elif $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; else uv=; fi; \
+	if [ -n "$$uv" ]; then \
+	  [ -x $(BIN)/python ] || $$uv venv --quiet --python '>=3.11' $(VENV); \
+	  $$uv pip install --quiet --python $(BIN)/python -e '.[dev,examples,postgres]' -c constraints.txt; \
+	else \
+	  [ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/pip install --quiet -e '.[dev,examples,postgres]' -c constraints.txt; \
+	fi
+	@touch $(STAMP)
+
+# The store's tests also run on PostgreSQL where initdb is found; RUNYARD_REQUIRE_POSTGRES=1 makes sure that it is.
+postgres:
+	@if [ "$${RUNYARD_REQUIRE_POSTGRES:-}" = 1 ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
+	  else \
+	    echo "make: RUNYARD_REQUIRE_POSTGRES=1, but PostgreSQL's initdb is missing: install the package postgresql" >&2; exit 1; \
+	  fi; \
+	fi
+
+run: setup
+	@exec $(BIN)/runyard serve --jobs examples/jobs.toml $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: setup check
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: setup
+	@$(BIN)/python -c 'import hyperqueue' 2>/dev/null || echo "bench: HyperQueue is not installed (extra bench): that comparison is left out"
+	$(BIN)/python bench/run.py $(ARGS)
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""One run, as the agent sees it: waiting to be spawned, up, or ended with the rest of its tree still to be ended."""
+
+from __future__ import annotations
+
+from runyard.agent.journal import Intent, Reaped
+from runyard.model.wire import Launch
+
+#: Longer promises than this (30 years) are kept as this one.
+FOREVER = 1e9
+
+
+class Run:
+    __slots__ = (
+        "adopted",
+        "blind",
+        "ended",
+        "intent",
+        "key",
+        "kill_at",
+        "launch",
+        "pid",
+        "pidfd",
+        "reaped",
+        "reason",
+        "seq",
+        "signal",
+        "start",
+        "stopping",
+        "timed_out",
+        "tree",
+        "uptime",
+    )
+
+    def __init__(self, intent: Intent, launch: Launch | None = None) -> None:
+        self.key = intent.run
+        self.intent = intent
+        self.launch = launch
+        """Until it is spawned."""
+        self.seq = 0
+        """Number of its `Started` report."""
+        self.pid = 0
+        self.pidfd = -1
+        self.uptime = 0.0
+        """Taken just before the start."""
+        self.start: int | None = None
+        """Start of the main process in ticks, if it was looked up."""
+        self.adopted = False
+        """Started by an earlier agent, and so no child of ours."""
+        self.blind = False
+        """Its main process ended unseen: its pid may by now be somebody else's."""
+        self.stopping = False
+        self.signal = 0
+        self.kill_at = FOREVER
+        self.timed_out = False
+        self.reason: str | None = None
+        self.reaped: Reaped | None = None
+        """How the main process ended."""
+        self.tree: dict[int, int] | None = None
+        """Descendants seen so far: pid to start."""
+        self.ended = False
+
+    @property
+    def mark(self) -> bytes:
+        return str(self.key).encode()
+
+
+def intent_of(launch: Launch, group: str | None) -> Intent:
+    limit = launch.time_limit
+    return Intent(
+        launch.run,
+        launch.stdout,
+        launch.stop_signal,
+        bounded(launch.grace),
+        None if limit is None else bounded(limit),
+        group,
+    )
+
+
+def bounded(seconds: float) -> float:
+    """NaN and infinity, which JSON can't write, become `FOREVER`."""
+    return seconds if seconds < FOREVER else FOREVER

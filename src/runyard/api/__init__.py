@@ -1,0 +1,1 @@
+"""The front doors. Thin: each maps words and shapes, the rules are in core."""

@@ -1,0 +1,29 @@
+"""The application: all front doors on one port."""
+
+from __future__ import annotations
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.types import ASGIApp
+
+from runyard.api.context import Context
+from runyard.api.gate import Gate
+from runyard.api.health import HEALTH_ROUTES
+from runyard.api.native import native_router
+from runyard.api.openapi import openapi_route
+from runyard.api.problem import EXCEPTION_HANDLERS
+from runyard.auth.origin import OriginRules
+
+
+def create_app(context: Context, rules: OriginRules, max_body: int) -> ASGIApp:
+    """The ASGI application that serves `context`. Bodies larger than `max_body` bytes are refused."""
+    app = Litestar(
+        route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route],
+        exception_handlers=EXCEPTION_HANDLERS,
+        openapi_config=None,
+        state=State({"context": context}),
+        # The gate before it counts the same bytes, and answers in our words.
+        request_max_body_size=None,
+        logging_config=None,
+    )
+    return Gate(app, rules, max_body)

@@ -1,0 +1,174 @@
+"""Events: a page, a long poll, NDJSON or server-sent events; all by the same cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Stream as StreamResponse
+
+from runyard.api.context import AnyRequest, Context, context_of
+from runyard.api.native.jobs import NDJSON, Limit, parse_states
+from runyard.api.problem import Problem
+from runyard.model.check import refuse
+from runyard.model.event import EVENT_TYPES
+from runyard.service.document import event_doc
+from runyard.service.feed import Selection
+
+SSE = "text/event-stream"
+#: Seconds of silence after which a stream says that it is still there.
+BEAT = 15.0
+MAX_WAIT = 60.0
+
+_encoder = msgspec.json.Encoder()
+
+After = Annotated[
+    str | None, Parameter(description="Cursor: the `seq` of the last event seen, or `latest`. From the oldest if absent.")
+]
+Types = Annotated[str | None, Parameter(query="type", description="Event types, separated by commas.")]
+States = Annotated[str | None, Parameter(query="state", description="States, separated by commas.")]
+Wait = Annotated[float, Parameter(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event.")]
+LastId = Annotated[str | None, Parameter(header="Last-Event-ID")]
+Accept = Annotated[str, Parameter(header="Accept")]
+
+
+class EventList(msgspec.Struct):
+    """`next` is the cursor behind what was looked at: `after` of the next call."""
+
+    items: list[dict[str, Any]]
+    next: int
+
+
+_RESPONSES = {
+    200: ResponseSpec(
+        EventList,
+        description=f"A page; or a stream, with `Accept: {NDJSON}` or `Accept: {SSE}`.",
+        generate_examples=False,
+    ),
+    400: ResponseSpec(Problem, description="The request is refused.", generate_examples=False),
+    410: ResponseSpec(Problem, description="The cursor is older than what is kept.", generate_examples=False),
+}
+
+
+@get("/events", responses=_RESPONSES, summary="Read or follow events")
+async def list_events(
+    request: AnyRequest,
+    after: After = None,
+    job: Annotated[str | None, Parameter(description="Of this job only: id or name.")] = None,
+    types: Types = None,
+    states: States = None,
+    limit: Limit = 100,
+    wait: Wait = 0.0,
+    last_event_id: LastId = None,
+    accept: Accept = "*/*",
+) -> Response[bytes] | StreamResponse:
+    """Every event once, in order: go on from `next`, or from the last `id` of a stream."""
+    context = context_of(request)
+    number = None if job is None else (await context.service.find(job)).id
+    return await _respond(context, number, after, types, states, limit, wait, last_event_id, accept)
+
+
+@get("/jobs/{ref:str}/events", responses=_RESPONSES, summary="Read or follow a job's events")
+async def list_job_events(
+    request: AnyRequest,
+    ref: str,
+    after: After = None,
+    types: Types = None,
+    states: States = None,
+    limit: Limit = 100,
+    wait: Wait = 0.0,
+    last_event_id: LastId = None,
+    accept: Accept = "*/*",
+) -> Response[bytes] | StreamResponse:
+    """The events of one job. A stream ends when the job has."""
+    context = context_of(request)
+    record = await context.service.find(ref)
+    return await _respond(context, record.id, after, types, states, limit, wait, last_event_id, accept, ends=True)
+
+
+async def _respond(
+    context: Context,
+    job: int | None,
+    after: str | None,
+    types: str | None,
+    states: str | None,
+    limit: int,
+    wait: float,
+    last_event_id: str | None,
+    accept: str,
+    ends: bool = False,
+) -> Response[bytes] | StreamResponse:
+    feed, engine = context.service.engine.feed, context.service.engine
+    wanted = Selection(job, _types(types), parse_states(states))
+    cursor = _cursor(context, last_event_id if last_event_id is not None else after)
+
+    def ended() -> bool:
+        return ends and job is not None and engine.record(job) is None
+
+    if SSE in accept or NDJSON in accept:
+        # Read the first page now: a cursor that is too old is answered as a problem, not as an empty stream.
+        await feed.page(cursor, 1, wanted)
+        sse = SSE in accept
+        batches = feed.follow(cursor, wanted, ended, BEAT)
+        pieces = _sse(batches) if sse else _lines(batches)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamResponse(context.stream(pieces), media_type=SSE if sse else NDJSON, headers=headers)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    while True:
+        last = feed.last
+        found, following = await feed.page(cursor, limit, wanted)
+        if not found and following < last:
+            cursor = following
+            continue
+        left = deadline - loop.time()
+        if found or left <= 0 or not await feed.changed(left):
+            break
+        cursor = following
+    body = EventList([event_doc(event) for event in found], following)
+    return Response(_encoder.encode(body), media_type="application/json")
+
+
+async def _sse(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    # Said at once, so that a client knows that the stream stands.
+    yield b": runyard\n\n"
+    async for batch in batches:
+        if not batch:
+            yield b":\n\n"
+            continue
+        yield b"".join(
+            b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), _encoder.encode(event_doc(event)))
+            for event in batch
+        )
+
+
+async def _lines(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    async for batch in batches:
+        if batch:
+            yield b"".join(_encoder.encode(event_doc(event)) + b"\n" for event in batch)
+
+
+def _types(text: str | None) -> frozenset[str]:
+    chosen = frozenset(word.strip() for word in text.split(",")) if text else frozenset[str]()
+    unknown = chosen - set(EVENT_TYPES)
+    if unknown:
+        raise refuse("type", min(unknown), f"must be some of {', '.join(EVENT_TYPES)}, separated by commas")
+    return chosen
+
+
+def _cursor(context: Context, text: str | None) -> int:
+    if text is None:
+        return context.service.engine.store.horizon() - 1
+    if text == "latest":
+        return context.service.engine.feed.last
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise refuse("after", text, "must be the `seq` of an event, or `latest`")
+    return int(text)
+
+
+EVENT_ROUTES = [list_events, list_job_events]

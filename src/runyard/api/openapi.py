@@ -1,0 +1,57 @@
+"""The API's description, OpenAPI 3.1. Made when asked for, from the routes and the documents' types."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Response, get
+from litestar.openapi import OpenAPIConfig
+
+import runyard
+from runyard.api.context import AnyRequest
+from runyard.api.health import HEALTH_ROUTES
+from runyard.api.native import events, jobs, native_router, nodes, schedules
+from runyard.api.problem import Problem
+from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
+
+_DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
+    JobSpec,
+    JobDoc,
+    RunDoc,
+    Explanation,
+    Problem,
+    jobs.JobList,
+    jobs.RunList,
+    jobs.BatchResult,
+    jobs.Amendment,
+    jobs.SignalRequest,
+    events.EventList,
+    nodes.NodeList,
+    schedules.PreviewRequest,
+    schedules.Preview,
+    schedules.ScheduleList,
+)
+
+
+@lru_cache(maxsize=1)
+def openapi_document() -> dict[str, Any]:
+    """The description of the native door and the health routes, as plain data."""
+    config = OpenAPIConfig(
+        title="Runyard",
+        version=runyard.__version__,
+        description="One job server for everything that runs on an AI or HPC box.",
+    )
+    described = Litestar([native_router(), *HEALTH_ROUTES], openapi_config=config).openapi_schema.to_schema()
+    # msgspec knows its own types best: defaults, bounds and descriptions come from there.
+    _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template="#/components/schemas/{name}")
+    described.setdefault("components", {})["schemas"] = dict(sorted(components.items()))
+    described["paths"] = dict(sorted(described["paths"].items()))
+    described.pop("servers", None)
+    return described
+
+
+@get("/openapi.json", include_in_schema=False)
+async def openapi_route(request: AnyRequest) -> Response[bytes]:
+    return Response(msgspec.json.encode(openapi_document()), media_type="application/json")

@@ -1,0 +1,201 @@
+"""The server process: configuration in, a listening server out."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import hashlib
+import logging
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from runyard.api.app import create_app
+from runyard.api.context import Context
+from runyard.auth.origin import OriginRules, is_loopback, own_names
+from runyard.config import Config
+from runyard.core.claim import Policy
+from runyard.executors.local import LocalExecutor
+from runyard.model.errors import ConfigError, RunyardError
+from runyard.model.job import JobDoc, JobSpec
+from runyard.service.engine import Engine
+from runyard.service.service import Answer, Bounds, Replay, Service
+from runyard.store import retention
+from runyard.store.output import OutputFiles
+from runyard.store.store import Store
+from runyard.telemetry.host import HostSampler
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED = 0, 1
+
+
+def run(config: Config, jobs: list[JobSpec] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code. `jobs` are submitted once, ever.
+
+    Raises ConfigError, Conflict or StorageFull if the server can't start.
+    """
+    check_bind(config)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    listener = _listen(config)
+    try:
+        with uvloop_runner() as runner:
+            return runner.run(_serve(config, listener, jobs or []))
+    finally:
+        listener.close()
+
+
+def uvloop_runner() -> asyncio.Runner:
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def check_bind(config: Config) -> None:
+    """Raises ConfigError if the address can be reached from elsewhere while anybody may do everything."""
+    host = config.server.host
+    if not is_loopback(host) and not config.auth.enabled:
+        raise ConfigError(
+            f"refusing to listen on {host!r}: without accounts, everybody who reaches this port could start processes "
+            "as you. Listen on 127.0.0.1 and reach it through an SSH tunnel (ssh -L 7070:127.0.0.1:7070 HOST)"
+        )
+    if config.auth.enabled:
+        raise ConfigError("[auth] enabled is set, but this version has no accounts yet: take it out")
+
+
+def _listen(config: Config) -> socket.socket:
+    host, port = config.server.host, config.server.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {host} port {port}: {error.strerror or error}. "
+            "If another server has the port, choose one with --port"
+        ) from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with streams ended before it waits for connections to close."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._engine.begin_close()
+        await super().shutdown(sockets)
+
+
+async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -> int:
+    folder = Path(config.data_dir)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = Store.open(config.store.url or folder)
+    output = OutputFiles(folder / "output")
+    executor = LocalExecutor(
+        folder / "agent",
+        gpus=config.scheduler.gpus,
+        idle_exit=config.agent.idle_exit,
+        pass_env=config.agent.pass_env,
+    )
+    scheduler = config.scheduler
+    policy = Policy(
+        scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores
+    )
+    engine = Engine(store, {"local": executor}, output, policy)
+    limits = config.limits
+    service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch))
+    context = Context(
+        service, HostSampler(folder), getpass.getuser(), config.server.max_streams, config.limits.max_batch
+    )
+    rules = OriginRules(
+        own_names(config.server.host, config.server.allowed_hosts), frozenset(config.server.allowed_origins)
+    )
+    app: Any = create_app(context, rules, config.server.max_body)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=75,
+            backlog=2048,
+        ),
+        engine,
+    )
+    failure: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failure.append(error)
+        server.should_exit = True
+
+    engine.on_failure = fail
+    try:
+        await engine.start()
+        sweeper = asyncio.create_task(_sweep(config, engine))
+        await _submit_once(service, context.owner, jobs)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Runyard is listening on http://{shown}:{port} (data in {folder})", flush=True)
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+    finally:
+        await engine.close()
+        store.close()
+    return EXIT_FAILED if failure else EXIT_OK
+
+
+async def _sweep(config: Config, engine: Engine) -> None:
+    """Applies the retention policy, again and again."""
+    kept = config.retention
+    policy = retention.Policy(
+        finished_jobs_max_age=kept.finished_jobs_max_age,
+        finished_jobs_max=kept.finished_jobs_max,
+        events_max_age=kept.events_max_age,
+        runs_per_job_max=kept.runs_per_job_max,
+    )
+    sweeper = retention.Retention(engine.store, engine.writer, engine.output, policy, engine.record)
+    while True:
+        await asyncio.sleep(kept.interval)
+        try:
+            async with engine.archive:
+                await sweeper.apply(engine.clock())
+        except (RunyardError, OSError) as error:
+            log.warning("retention could not do its work, and tries again in %g s: %s", kept.interval, error)
+
+
+async def _submit_once(service: Service, owner: str, jobs: list[JobSpec]) -> None:
+    """Submits the jobs of `--jobs`, unless this very list was submitted before."""
+    if not jobs:
+        return
+    digest = hashlib.sha256(msgspec.json.encode(jobs, order="deterministic")).digest()
+    replay = Replay(f"runyard-serve-jobs-{digest.hex()}", owner, digest)
+
+    def render(outcomes: list[JobDoc | RunyardError]) -> Answer:
+        for outcome in outcomes:
+            if isinstance(outcome, RunyardError):
+                print(f"a job of --jobs is refused: {outcome.detail}", file=sys.stderr)
+        return Answer(200, b"{}")
+
+    async def act(keep: Any) -> Answer:
+        return await service.submit(jobs, render, origin="native", owner=owner, keep=keep)
+
+    await service.once(replay, act)

@@ -1,0 +1,1 @@
+"""Who may ask: at present, where requests may come from."""

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from runyard.cli import main
+
+main()

@@ -1,0 +1,374 @@
+"""The client for asyncio. The same methods as `runyard.client.synchronous`; what they send stands in `request`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from runyard.client import request as make
+from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc, VersionDoc
+from runyard.client.error import WaitTimeout, from_answer, from_problem
+from runyard.client.follow import EventFollow, LogFollow
+from runyard.client.request import Request, Spec
+from runyard.client.retry import TRANSIENT, Retry, options
+from runyard.model.errors import Expired, NotFound, RunyardError
+from runyard.model.job import Explanation, JobDoc, RunDoc
+from runyard.model.state import ENDED
+
+T = TypeVar("T")
+Ref = str | int
+_ENDINGS = tuple(f"job.{state}" for state in sorted(ENDED))
+
+
+class AsyncClient:
+    """Talks to one Runyard server. Close it, or use it in an `async with` statement.
+
+    Every method raises `Unreachable` if no server answers and the RunyardError of the server's answer otherwise:
+    `NotFound`, `InvalidInput`, `Conflict`, `Forbidden`, … (`runyard.model.errors`). `ref` is a job's id, its F58 form,
+    or its name.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        timeout: float = 30.0,
+        *,
+        retry_for: float = 30.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`url` and `token` default to RUNYARD_URL (else `http://127.0.0.1:7070`) and RUNYARD_TOKEN.
+
+        `timeout`: seconds for one answer, beyond what was asked to be held back. `retry_for`: seconds during which a
+        request that is safe to repeat is repeated, and a stream reconnected, after the connection broke.
+        """
+        self.url = (url or os.environ.get("RUNYARD_URL") or make.DEFAULT_URL).rstrip("/")
+        self._http = httpx2.AsyncClient(**options(self.url, token or os.environ.get("RUNYARD_TOKEN"), timeout))
+        self._timeout = timeout
+        self._retry_for = retry_for
+        self._sleep = sleep
+        self._clock = clock
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Jobs
+
+    async def submit(self, spec: Spec | None = None, *, idempotency_key: str | None = None, **fields: Any) -> JobDoc:
+        """Submit one job: a `JobSpec`, a mapping, or the fields themselves. What is returned is on the server's disk.
+
+        A broken connection is retried: the key (a fresh one unless given) makes sure that there is one job only.
+        """
+        return await self._send(make.submit(fields if spec is None else spec, idempotency_key))
+
+    async def submit_many(
+        self, specs: Iterable[Spec], chunk: int = 1000, on_progress: Callable[[int], None] | None = None
+    ) -> list[JobDoc | RunyardError]:
+        """Submit jobs in requests of at most `chunk`; returns one job or one error for each, in order.
+
+        `on_progress` gets the number answered so far after each request.
+        """
+        results: list[JobDoc | RunyardError] = []
+        for lines in make.bulks(specs, chunk):
+            for item in (await self._send(make.submit_bulk(lines))).items:
+                results.append(item.job or from_problem({"status": item.status} | (item.problem or {})))
+            if on_progress is not None:
+                on_progress(len(results))
+        return results
+
+    async def jobs(
+        self,
+        *,
+        state: Iterable[str] | str | None = None,
+        kind: str | None = None,
+        origin: str | None = None,
+        owner: str | None = None,
+        label: Mapping[str, str] | None = None,
+        q: str | None = None,
+        since: datetime | float | str | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[JobDoc]:
+        """Jobs, newest first, across pages; `limit` bounds the total. `q` is a part of the name or the command."""
+        cursor = None
+        while limit is None or limit > 0:
+            page = await self._send(
+                make.jobs(
+                    state=state,
+                    kind=kind,
+                    origin=origin,
+                    owner=owner,
+                    label=label,
+                    q=q,
+                    since=since,
+                    name=name,
+                    limit=limit,
+                    cursor=cursor,
+                )
+            )
+            for item in page.items:
+                yield item
+            cursor = page.next
+            if cursor is None:
+                return
+            limit = None if limit is None else limit - len(page.items)
+
+    async def job(self, ref: Ref) -> JobDoc:
+        """One job as it is now."""
+        return await self._send(make.job(ref))
+
+    async def cancel(self, ref: Ref) -> JobDoc:
+        """Ask a job to end. It may still be `stopping` when this returns: `wait` for it."""
+        return await self._send(make.cancel(ref))
+
+    async def restart(self, ref: Ref) -> JobDoc:
+        """Start a job again, ended or not."""
+        return await self._send(make.restart(ref))
+
+    async def signal(self, ref: Ref, name: str) -> JobDoc:
+        """Send a signal such as `"SIGUSR1"` to a job's processes."""
+        return await self._send(make.signal(ref, name))
+
+    async def amend(
+        self, ref: Ref, *, priority: int | None = None, hold: bool | None = None, version: int | None = None
+    ) -> JobDoc:
+        """Change priority or hold. With `version` (`JobDoc.version`) only if the job has not changed since, else
+        PreconditionFailed."""
+        return await self._send(make.amend(ref, priority=priority, hold=hold, version=version))
+
+    async def delete(self, ref: Ref) -> None:
+        """Forget an ended job and its output. Raises Conflict while it is live."""
+        await self._send(make.delete(ref))
+
+    async def wait(self, ref: Ref, timeout: float | None = None) -> JobDoc:
+        """Wait until a job has ended. Raises WaitTimeout after `timeout` seconds."""
+        deadline = None if timeout is None else self._clock() + timeout
+        while True:
+            hold = make.POLL if deadline is None else max(0.0, min(make.POLL, deadline - self._clock()))
+            job = await self._send(make.wait(ref, hold))
+            if job.state in ENDED:
+                return job
+            if deadline is not None and self._clock() >= deadline:
+                raise WaitTimeout(f"job {job.id} is still {job.state} after {timeout:g} s")
+            ref = job.id
+
+    async def wait_many(self, refs: Iterable[Ref], timeout: float | None = None) -> AsyncIterator[JobDoc]:
+        """Wait for several jobs; yields each once it has ended, in that order. Raises WaitTimeout."""
+        deadline = None if timeout is None else self._clock() + timeout
+        # The cursor comes before the look at each job, so that no ending falls between the two.
+        cursor = (await self._send(make.events(after="latest", limit=1))).next
+        pending: dict[str, None] = {}
+        for ref in refs:
+            job = await self.job(ref)
+            if job.state in ENDED:
+                yield job
+            else:
+                pending[job.id] = None
+        while pending:
+            hold = make.POLL if deadline is None else max(0.0, min(make.POLL, deadline - self._clock()))
+            try:
+                page = await self._send(make.events(after=cursor, types=_ENDINGS, limit=make.PAGE, wait=hold))
+                ended = [event.job for event in page.items if event.job in pending]
+                cursor = page.next
+            except Expired:
+                cursor = (await self._send(make.events(after="latest", limit=1))).next
+                ended = [ref for ref in pending if (await self.job(ref)).state in ENDED]
+            for ref in ended:
+                if ref in pending:
+                    del pending[ref]
+                    yield await self.job(ref)
+            if pending and deadline is not None and self._clock() >= deadline:
+                raise WaitTimeout(
+                    f"{len(pending)} jobs have not ended after {timeout:g} s, the first is {min(pending)}"
+                )
+
+    async def why(self, ref: Ref) -> Explanation:
+        """Why a job is where it is."""
+        return await self._send(make.why(ref))
+
+    async def runs(self, ref: Ref, limit: int | None = None) -> AsyncIterator[RunDoc]:
+        """All kept runs of a job, newest first, across pages."""
+        cursor = None
+        while limit is None or limit > 0:
+            page = await self._send(make.runs(ref, limit=limit, cursor=cursor))
+            for item in page.items:
+                yield item
+            cursor = page.next
+            if cursor is None:
+                return
+            limit = None if limit is None else limit - len(page.items)
+
+    # Streams
+
+    async def logs(
+        self,
+        ref: Ref,
+        *,
+        stream: str = "stdout",
+        replica: int = 0,
+        attempt: int | None = None,
+        offset: int | None = None,
+        tail: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[bytes]:
+        """The output of one replica as it was written, in pieces; of the last attempt unless `attempt` says otherwise.
+
+        `offset` (bytes) or `tail` (lines) say where to begin. With `follow`, waits for the run to start and goes on
+        until the job has ended (or that `attempt`, if given); after a broken connection goes on where it was.
+        """
+        follower = LogFollow(
+            str(ref), stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow
+        )
+        retry = self._retry()
+        while (step := follower.step(await self.job(follower.ref))) is not None:
+            if step.answer is not bytes:
+                await self._send(step)
+                continue
+            try:
+                async with self._open(step) as response:
+                    follower.opened(response.headers)
+                    async for chunk in response.aiter_raw():
+                        retry.succeeded()
+                        follower.received(len(chunk))
+                        yield chunk
+                follower.ended()
+            except TRANSIENT as error:
+                await self._sleep(retry.pause(step, error))
+            except NotFound:
+                if not follower.gone():
+                    raise
+
+    async def events(
+        self,
+        *,
+        follow: bool = False,
+        after: int | str | None = None,
+        job: Ref | None = None,
+        types: Iterable[str] | str | None = None,
+        state: Iterable[str] | str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[EventDoc]:
+        """Events with a `seq` greater than `after` (default: all kept; with `follow`: from now on, `"latest"`).
+
+        With `follow` this never ends; after a broken connection it goes on by cursor, without gap or repetition.
+        `limit` bounds the total. Raises Expired when events after `after` have been removed by retention.
+        """
+        source = (
+            self._follow_events(after, job, types, state) if follow else self._past_events(after, job, types, state)
+        )
+        async with aclosing(source):
+            async for event in source:
+                yield event
+                if limit is not None and (limit := limit - 1) < 1:
+                    return
+
+    async def _past_events(
+        self, after: int | str | None, job: Ref | None, types: Iterable[str] | str | None, state: Any
+    ) -> AsyncGenerator[EventDoc, None]:
+        while True:
+            page = await self._send(make.events(after=after, job=job, types=types, state=state, limit=make.PAGE))
+            for item in page.items:
+                yield item
+            if not page.items:
+                return
+            after = page.next
+
+    async def _follow_events(
+        self, after: int | str | None, job: Ref | None, types: Iterable[str] | str | None, state: Any
+    ) -> AsyncGenerator[EventDoc, None]:
+        follower = EventFollow("latest" if after is None else after, job, types, state)
+        retry = self._retry()
+        if (position := follower.position()) is not None:
+            follower.start((await self._send(position)).next)
+        while True:
+            step = follower.step()
+            try:
+                async with self._open(step) as response:
+                    async for chunk in response.aiter_raw():
+                        retry.succeeded()
+                        for event in follower.received(chunk):
+                            yield event
+                raise httpx2.RemoteProtocolError("the stream ended")
+            except TRANSIENT as error:
+                await self._sleep(retry.pause(step, error))
+
+    # Everything else
+
+    async def nodes(self) -> list[NodeDoc]:
+        """The machines on which runs happen."""
+        return (await self._send(make.nodes())).items
+
+    async def schedules(self) -> AsyncIterator[ScheduleDoc]:
+        """The schedules of live cron jobs."""
+        cursor = None
+        while True:
+            page = await self._send(make.schedules(cursor))
+            for item in page.items:
+                yield item
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def preview(self, cron: str, timezone: str = "UTC", count: int = 5) -> list[datetime]:
+        """When a cron expression would fire next."""
+        return (await self._send(make.preview(cron, timezone, count))).fire_times
+
+    async def version(self) -> VersionDoc:
+        """Of the server."""
+        return await self._send(make.version())
+
+    # The transport
+
+    def _retry(self) -> Retry:
+        return Retry(self.url, self._retry_for, self._clock)
+
+    async def _send(self, request: Request[T]) -> T:
+        retry = self._retry()
+        while True:
+            try:
+                response = await self._http.request(
+                    request.method,
+                    request.path,
+                    params=request.params,
+                    headers=request.headers,
+                    content=request.content,
+                    timeout=httpx2.Timeout(self._timeout, read=self._timeout + request.patience),
+                )
+                kind = response.headers.get("Content-Type", "")
+                return make.read(request, self.url, response.status_code, kind, response.content)
+            except TRANSIENT as error:
+                await self._sleep(retry.pause(request, error))
+
+    @asynccontextmanager
+    async def _open(self, request: Request[Any]) -> AsyncIterator[httpx2.Response]:
+        """A stream whose status is good."""
+        async with self._http.stream(
+            request.method,
+            request.path,
+            params=request.params,
+            headers=request.headers,
+            # A quiet stream is not a dead one, so there is no read time-out.
+            timeout=httpx2.Timeout(self._timeout, read=None),
+        ) as response:
+            if not response.is_success:
+                kind = response.headers.get("Content-Type", "")
+                raise from_answer(self.url, response.status_code, kind, await response.aread())
+            yield response

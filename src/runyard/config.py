@@ -1,0 +1,298 @@
+"""The one configuration: defaults, one TOML file, environment, flags. The later wins, and each value knows its origin.
+
+Durations are seconds or a text such as `"30d"`; sizes are bytes or a text such as `"8M"`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+from runyard.model.errors import ConfigError
+from runyard.model.quantity import Duration, Size, parse_duration, parse_size
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+_DAY = 86400.0
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Server(_Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 7070
+    """0 takes any free port."""
+    max_body: Size = 8 * 1024 * 1024
+    """Of one request."""
+    max_streams: Positive = 1000
+    """Open log and event streams at once."""
+    allowed_hosts: list[str] = []
+    """`Host` headers that are taken, beside this host's own."""
+    allowed_origins: list[str] = []
+    """Origins of browser pages that may call the API, beside the server's own."""
+
+
+class Store(_Section, frozen=True):
+    url: str = ""
+    """Of a database; empty means SQLite in `data_dir`."""
+
+
+class Agent(_Section, frozen=True):
+    idle_exit: Duration = 60.0
+    """An agent without runs and without a server ends after so long."""
+    pass_env: list[str] = []
+    """Names of environment variables that the agent hands on to jobs."""
+
+
+class Scheduler(_Section, frozen=True):
+    max_running: Positive = 4096
+    """Processes at once on one node."""
+    backfill_depth: Count = 100
+    """Waiting jobs that are planned ahead."""
+    assumed_time: Duration = _DAY
+    """How long a job without `time_limit` is planned to last."""
+    default_cores: Count = 0
+    """Cores for a job that asks for none."""
+    gpus: list[Count] = []
+    """Indices of this node's GPUs that may be handed out."""
+
+
+class Retention(_Section, frozen=True):
+    finished_jobs_max_age: Duration = 30 * _DAY
+    finished_jobs_max: Count = 1_000_000
+    events_max_age: Duration = 30 * _DAY
+    runs_per_job_max: Positive = 1000
+    interval: Duration = 60.0
+    """Between two sweeps."""
+
+
+class Limits(_Section, frozen=True):
+    max_replicas: Positive = 10_000
+    max_jobs: Positive = 1_000_000
+    """Live jobs."""
+    max_batch: Positive = 10_000
+    """Jobs in one bulk request."""
+
+
+class Auth(_Section, frozen=True):
+    enabled: bool = False
+
+
+class Config(_Section, frozen=True):
+    """Everything that can be set. `data_dir` is absolute."""
+
+    data_dir: str = ""
+    """Folder of the store, the output files and the agent; empty means the platform's state folder."""
+    server: Server = Server()
+    store: Store = Store()
+    agent: Agent = Agent()
+    scheduler: Scheduler = Scheduler()
+    retention: Retention = Retention()
+    limits: Limits = Limits()
+    auth: Auth = Auth()
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from, and the file or variable that said so."""
+
+    kind: Literal["default", "file", "environment", "flag"]
+    place: str = ""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    config: Config
+    origins: dict[str, Origin]
+    """By dotted key, such as `server.port`; one for every key there is."""
+    path: str | None
+    """The file that was read."""
+
+
+def _leaves(section: type[_Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, kind in get_type_hints(section, include_extras=True).items():
+        if isinstance(kind, type) and issubclass(kind, _Section):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+#: The type of each dotted key.
+KEYS: dict[str, Any] = dict(_leaves(Config))
+_SECTIONS = frozenset(key.partition(".")[0] for key in KEYS if "." in key)
+
+
+def get(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def parse(
+    text: str = "",
+    *,
+    path: str = "",
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    default_data_dir: str = "",
+) -> tuple[Config, dict[str, Origin]]:
+    """The configuration that a file's text, an environment and flags (by dotted key; None is not given) make together.
+
+    Pure. Raises ConfigError that names place, key and value, and what was expected there.
+    """
+    values: dict[str, Any] = {}
+    origins = {key: Origin("default") for key in KEYS}
+    for key, value in _from_file(text, path):
+        where = f"{path or 'the configuration file'}: {key}"
+        values[key], origins[key] = _convert(key, value, where, text=False), Origin("file", path)
+    for name, key, value in _from_env(env or {}):
+        values[key], origins[key] = _convert(key, value, name, text=True), Origin("environment", name)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            flag = "--" + key.rpartition(".")[2].replace("_", "-")
+            if key not in KEYS:
+                raise ConfigError(f"{flag}: {_unknown(key)}")
+            values[key], origins[key] = _convert(key, value, flag, text=False), Origin("flag", flag)
+    values["data_dir"] = _data_dir(values.get("data_dir") or default_data_dir, origins["data_dir"])
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
+    return msgspec.convert(tree, Config), origins
+
+
+def load_config(
+    path: str | Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Loaded:
+    """Find and read the file, then `parse`. `env` is `os.environ` unless given.
+
+    The file is `path`, else RUNYARD_CONFIG, else the first that exists of `./runyard.toml`, `runyard/config.toml` in
+    the platform's configuration folder, and `/etc/runyard/config.toml`. Raises ConfigError, also when a file that was
+    named does not exist.
+    """
+    env = os.environ if env is None else env
+    file = _find(path, env)
+    text = ""
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{file}: the configuration file cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    config, origins = parse(
+        text,
+        path=str(file or ""),
+        env=env,
+        flags=flags,
+        default_data_dir=str(platformdirs.user_state_path("runyard")),
+    )
+    return Loaded(config, origins, None if file is None else str(file))
+
+
+def _find(path: str | Path | None, env: Mapping[str, str]) -> Path | None:
+    named = path or env.get("RUNYARD_CONFIG")
+    if named:
+        file = Path(named).expanduser()
+        if not file.is_file():
+            how = "--config" if path else "RUNYARD_CONFIG"
+            raise ConfigError(f"{file}: there is no such configuration file ({how} names it)")
+        return file.absolute()
+    places = [Path("runyard.toml"), platformdirs.user_config_path("runyard") / "config.toml"]
+    places.append(Path("/etc/runyard/config.toml"))
+    return next((place.absolute() for place in places if place.is_file()), None)
+
+
+def _from_file(text: str, path: str) -> Iterator[tuple[str, Any]]:
+    where = path or "the configuration file"
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not valid TOML: {error}") from error
+    for name, value in document.items():
+        if name in _SECTIONS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {name} is a section; write [{name}] and its keys below, not {value!r}")
+            for key, inner in value.items():
+                if f"{name}.{key}" not in KEYS:
+                    raise ConfigError(f"{where}: {_unknown(f'{name}.{key}')}")
+                yield f"{name}.{key}", inner
+        elif name in KEYS:
+            yield name, value
+        else:
+            raise ConfigError(f"{where}: {_unknown(name)}")
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Variable, key and text of each setting. A single underscore is no setting (`RUNYARD_URL` is the client's),
+    except for the keys without a section."""
+    for name, value in sorted(env.items()):
+        if not name.startswith("RUNYARD_"):
+            continue
+        key = name.removeprefix("RUNYARD_").lower().replace("__", ".", 1)
+        if key in KEYS:
+            yield name, key, value
+        elif "." in key:
+            raise ConfigError(f"{name}: {_unknown(key)}")
+
+
+def _unknown(key: str) -> str:
+    name = key.rpartition(".")[2]
+    # First the right name in the wrong section, then a slip of the pen.
+    near = [known for known in KEYS if known.rpartition(".")[2] == name]
+    near = near or difflib.get_close_matches(key, KEYS if "." in key else [*KEYS, *_SECTIONS], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the sections are {', '.join(sorted(_SECTIONS))}"
+    return f"there is no setting {key}; {hint}"
+
+
+def _convert(key: str, value: Any, where: str, *, text: bool) -> Any:
+    """`value` in the type of `key`; `text` says that it comes from the environment and so is always a text."""
+    kind = KEYS[key]
+    shown = repr(value)
+    try:
+        if kind == Duration:
+            value = parse_duration(value) if isinstance(value, str) else value
+        elif kind == Size:
+            value = parse_size(value) if isinstance(value, str) else value
+        elif text and get_origin(kind) is list:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        value = msgspec.convert(value, kind, strict=not text)
+        if kind in (Duration, Size) and not 0 <= value < float("inf"):
+            raise ValueError("it must be finite and not negative")
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"{where} = {shown}: expected {_expected(kind)}: {error}") from error
+    return value
+
+
+def _expected(kind: Any) -> str:
+    if kind == Duration:
+        return 'a duration (seconds, or a text such as "90s", "1h30m", "30d")'
+    if kind == Size:
+        return 'a size (bytes, or a text such as "8M", "2GiB")'
+    if get_origin(kind) is list:
+        return f"a list, each {_expected(get_args(kind)[0])}"
+    if get_origin(kind) is Annotated:
+        base, meta = get_args(kind)
+        bounds = f" up to {meta.le}" if meta.le is not None else ""
+        return f"{_expected(base)} from {meta.ge}{bounds}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_expected(part) for part in get_args(kind))
+    return {str: "a text", int: "a whole number", bool: "true or false"}[kind]
+
+
+def _data_dir(value: str, origin: Origin) -> str:
+    """Absolute: in a file a relative folder is meant from the file's own folder, elsewhere from the current one."""
+    base = Path(origin.place).parent if origin.kind == "file" else Path()
+    return os.path.abspath(base / Path(value).expanduser())

@@ -1,0 +1,134 @@
+"""`why`: the reason why a job is where it is, in words and in facts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from runyard.core.claim import Claim, claim_of
+from runyard.core.outcome import exit_text
+from runyard.core.reactor import Reactor
+from runyard.core.record import JobRecord, Replica
+from runyard.model.job import Explanation
+from runyard.model.state import ENDED, State, Why
+
+#: Blockers listed at most: a person reads them.
+MAX_BLOCKERS = 10
+
+
+def explain(reactor: Reactor, record: JobRecord, now: float) -> Explanation:
+    """Why the live or ended job `record` is in its state at `now` (Unix seconds)."""
+    summary, blockers = record.reason or "", list[dict[str, Any]]()
+    position = expected = None
+    if record.state in ENDED:
+        summary = f"It has {_ENDED_AS[record.state]}{f': {record.reason}' if record.reason else ''}."
+    elif record.state is not State.PENDING:
+        summary = _active(reactor, record)
+    elif record.reason == Why.HELD:
+        summary = f"It is held. Release it with: runyard release {record.id}"
+        blockers = [{"kind": "hold"}]
+    elif record.reason == Why.SCHEDULE:
+        summary = f"Its next fire time is {_time(record.next_fire)}." if record.next_fire else "No fire time is left."
+        blockers = [{"kind": "time", "at": _time(record.next_fire)}]
+        expected = record.next_fire
+    elif record.reason == Why.DEPENDENCY:
+        summary, blockers = _dependencies(reactor, record)
+    elif record.reason == Why.BACKOFF:
+        waits = [r for r in record.replicas if r.due is not None]
+        first = min(waits, key=_due)
+        expected = first.due
+        last = first.reason or exit_text(first)
+        summary = f"Its last run ended ({last}); restart {first.restarts} is due at {_time(first.due)}."
+        blockers = [{"kind": "time", "at": _time(first.due)}]
+    else:
+        index = next((i for i, r in enumerate(record.replicas) if reactor.scheduler.waits(record, i)), 0)
+        position = reactor.scheduler.position(record, index)
+        summary, blockers = _resources(reactor, record)
+        expected = reactor.scheduler.expected_start(record, index, now)
+    return Explanation(
+        job=str(record.id),
+        state=record.state,
+        reason=record.reason,
+        summary=summary,
+        blockers=blockers[:MAX_BLOCKERS],
+        position=position,
+        expected_start=None if expected is None else datetime.fromtimestamp(expected, UTC),
+    )
+
+
+_ENDED_AS = {
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.CANCELLED: "been cancelled",
+    State.TIMED_OUT: "run out of time",
+}
+
+
+def _active(reactor: Reactor, record: JobRecord) -> str:
+    count = sum(replica.state is record.state for replica in record.replicas)
+    nodes = sorted({share.node for replica in record.replicas for share in replica.shares})
+    of = f"{count} of {len(record.replicas)} replicas" if len(record.replicas) > 1 else "It"
+    verb = "are" if len(record.replicas) > 1 else "is"
+    away = [name for name in nodes if not reactor.scheduler.pool.is_up(name)]
+    if away:
+        return f"{of} {verb} {record.state} on {', '.join(nodes)}; the agent of {', '.join(away)} can't be reached now."
+    if record.state is State.STOPPING:
+        stop = record.spec.stop
+        return f"{of} {verb} stopping: {stop.signal} was sent, SIGKILL follows after {stop.grace:g} s."
+    return f"{of} {verb} {record.state} on {', '.join(nodes)}."
+
+
+def _dependencies(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str, Any]]]:
+    blockers: list[dict[str, Any]] = []
+    for need in reactor.blocking(record):
+        other = reactor.jobs.get(need.job)
+        entry: dict[str, Any] = {"kind": "job", "ref": need.ref, "condition": need.condition}
+        if other is not None:
+            entry |= {"job": str(other.id), "name": other.spec.name, "state": other.state}
+        blockers.append(entry)
+    first = blockers[0] if blockers else {"ref": "?", "condition": "?"}
+    more = f" and {len(blockers) - 1} more" if len(blockers) > 1 else ""
+    state = f" (now {first['state']})" if "state" in first else ""
+    return f"It waits until job {first['ref']}{state} is {first['condition']}{more}.", blockers
+
+
+def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str, Any]]]:
+    scheduler = reactor.scheduler
+    claim = claim_of(record.spec, reactor.policy)
+    nodes = [(node, up) for node, up, *_ in scheduler.pool.nodes if node.executor == claim.executor]
+    if not any(up for _, up in nodes):
+        away = [{"kind": "node", "node": node.name, "state": "down"} for node, _ in nodes]
+        return f"No node of executor {claim.executor!r} can be reached.", away
+    if claim.light:
+        limit = reactor.policy.max_running
+        return f"Every node runs as many processes as it may ({limit}).", [{"kind": "limit", "max_running": limit}]
+    blockers = [
+        {
+            "kind": "job",
+            "job": str(run.job),
+            "name": reactor.jobs[run.job].spec.name,
+            "holds": [{"node": s.node, "cores": s.cores, "gpus": s.gpus, "memory": s.memory} for s in shares],
+            "until": _time(until),
+        }
+        for run, until, shares in scheduler.pool.holders(claim.executor)
+    ]
+    ahead = "" if blockers else " Jobs ahead of it in the queue hold reservations."
+    return f"It waits for {_claim_text(claim)}; {len(blockers)} runs hold resources.{ahead}", blockers
+
+
+def _claim_text(claim: Claim) -> str:
+    parts = [f"{claim.each.cores} cores"] if claim.each.cores else []
+    parts += [f"{claim.each.gpus} GPUs"] if claim.each.gpus else []
+    parts += [f"{claim.each.memory} bytes of memory"] if claim.each.memory else []
+    if claim.exclusive:
+        parts.append("a whole node" if claim.nodes == 1 else "whole nodes")
+    text = ", ".join(parts) or "a place"
+    return text if claim.nodes == 1 else f"{claim.nodes} nodes with {text} each"
+
+
+def _due(replica: Replica) -> float:
+    return replica.due or 0.0
+
+
+def _time(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,112 @@
+"""The live jobs: by id and by name, with the tally of their replicas' states, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from runyard.core.record import JobRecord, Need, Replica
+from runyard.model.errors import NotFound
+from runyard.model.ids import RunKey, f58, parse_job_id
+from runyard.model.job import Condition
+from runyard.model.state import State
+
+
+class Roster:
+    """Every live job, and the indexes over them."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, JobRecord] = {}
+        #: Live jobs by name, in order of age.
+        self.names: dict[str, dict[int, None]] = {}
+        self._waiters: dict[int, dict[int, None]] = {}
+        self._idle_waiters: dict[str, dict[int, None]] = {}
+
+    def add(self, record: JobRecord) -> None:
+        """Takes in a job with its tally and its unmet dependencies."""
+        self.jobs[record.id] = record
+        record.tally = dict(Counter(replica.state for replica in record.replicas))
+        if record.spec.name is not None:
+            self.names.setdefault(record.spec.name, {})[record.id] = None
+
+    def remove(self, record: JobRecord) -> None:
+        del self.jobs[record.id]
+        name = record.spec.name
+        if name is not None:
+            self.names[name].pop(record.id, None)
+            if not self.names[name]:
+                del self.names[name]
+
+    def require(self, job: int) -> JobRecord:
+        """The live job. Raises NotFound."""
+        record = self.jobs.get(job)
+        if record is None:
+            raise NotFound(f"there is no live job {job}")
+        return record
+
+    def live(self, ref: str) -> JobRecord | None:
+        """The live job of that id, or the newest of that name."""
+        ids = self.names.get(ref)
+        if ids:
+            return self.jobs[next(reversed(ids))]
+        number = parse_job_id(ref)
+        return self.jobs.get(number) if number is not None else None
+
+    def find(self, run: RunKey) -> tuple[JobRecord, Replica] | None:
+        """The replica whose present run this is; reports about any other run are stale or repeated."""
+        record = self.jobs.get(run.job)
+        if record is None or run.replica >= len(record.replicas):
+            return None
+        replica = record.replicas[run.replica]
+        return (record, replica) if replica.attempt == run.attempt else None
+
+    def busy(self, ref: str, but: JobRecord) -> bool:
+        """Has a live job of that name or id a process, or one about to be?"""
+        ids = self.names.get(ref) or ()
+        number = parse_job_id(ref)
+        records = [self.jobs[job] for job in ids] or ([self.jobs[number]] if number in self.jobs else [])
+        return any(record.active for record in records if record.id != but.id)
+
+    def put(self, record: JobRecord, replica: Replica, state: State) -> None:
+        """The only way in which a replica changes its state: keeps the tally."""
+        tally = record.tally
+        left = tally[replica.state] - 1
+        if left:
+            tally[replica.state] = left
+        else:
+            del tally[replica.state]
+        tally[state] = tally.get(state, 0) + 1
+        replica.state = state
+
+    def watch(self, record: JobRecord, need: Need) -> None:
+        """From now on `record` is among those who wait for this need."""
+        if need.condition == Condition.IDLE:
+            self._idle_waiters.setdefault(need.ref, {})[record.id] = None
+        else:
+            self._waiters.setdefault(need.job, {})[record.id] = None
+
+    def waiters(self, job: int) -> list[int]:
+        """The jobs that wait for something of this one."""
+        return list(self._waiters.get(job, ()))
+
+    def forget_waiters(self, job: int) -> None:
+        """The job has ended and nobody will wait for it again."""
+        self._waiters.pop(job, None)
+
+    def idle_waiters(self, record: JobRecord) -> list[JobRecord]:
+        """The jobs that wait until this one, by name or id, has no process; those that no longer do are struck off."""
+        found: list[JobRecord] = []
+        if not self._idle_waiters:
+            return found
+        short = f58(record.id)
+        for ref in (record.spec.name, str(record.id), short, "f" + short[1:]):
+            waiting = self._idle_waiters.get(ref) if ref is not None else None
+            for job in list(waiting or ()):
+                waiter = self.jobs.get(job)
+                if waiter is not None and any(need.ref == ref for need in waiter.needs):
+                    found.append(waiter)
+                else:
+                    assert waiting is not None and ref is not None
+                    del waiting[job]
+                    if not waiting:
+                        del self._idle_waiters[ref]
+        return found

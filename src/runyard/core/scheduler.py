@@ -1,0 +1,166 @@
+"""Scheduling: which waiting runs start now, where, and when the others may expect to.
+
+Runs wait in order of priority, then age. Backfill is conservative: each waiting run, down to `backfill_depth`, holds a
+reservation for the earliest time at which it fits, and a later one starts only where it delays none of them. A run
+without a time limit is planned as `assumed_time` long.
+
+A run that asks for nothing but a place in the process table ("light") is not queued behind others: it starts while its
+node has slots.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from runyard.core.claim import Claim, Policy, Vector, claim_of
+from runyard.core.plan import Plan
+from runyard.core.pool import Pool
+from runyard.core.record import JobRecord
+from runyard.model.ids import RunKey
+from runyard.model.node import Node, Share
+
+
+class Ticket(NamedTuple):
+    """A waiting run's place in the queue; sorts by priority, then age, then replica."""
+
+    rank: int
+    job: int
+    replica: int
+
+
+class Start(NamedTuple):
+    """A decision: this run starts now, on these shares."""
+
+    job: int
+    replica: int
+    shares: list[Share]
+
+
+class Scheduler:
+    """The queue over a pool of nodes. Changed only by its methods; `starts` takes the decisions."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.pool = Pool(policy)
+        self._light: dict[Ticket, Claim] = {}
+        self._light_order: list[Ticket] = []
+        self._queue: list[Ticket] = []
+        self._claims: dict[Ticket, Claim] = {}
+        #: Something has changed since the last decision.
+        self.dirty = False
+
+    def node_up(self, node: Node) -> None:
+        self.pool.node_up(node)
+        self.dirty = True
+
+    def hold(self, run: RunKey, shares: list[Share], until: float) -> None:
+        """`run` has these shares, planned to end at `until` (Unix seconds)."""
+        self.pool.hold(run, shares, until)
+
+    def release(self, run: RunKey) -> None:
+        """`run` has ended; unknown runs are ignored."""
+        if self.pool.release(run):
+            self.dirty = True
+
+    # The queue ----------------------------------------------------------------------------------------------------
+
+    def add(self, record: JobRecord, replica: int) -> None:
+        """This replica is ready but for resources."""
+        ticket = Ticket(-record.priority, record.id, replica)
+        claim = claim_of(record.spec, self.policy)
+        if claim.light:
+            if ticket not in self._light:
+                self._light[ticket] = claim
+                order = self._light_order
+                if order and ticket < order[-1]:
+                    insort(order, ticket)
+                else:
+                    order.append(ticket)
+        elif ticket not in self._claims:
+            self._claims[ticket] = claim
+            insort(self._queue, ticket)
+        self.dirty = True
+
+    def remove(self, record: JobRecord, replica: int, priority: int | None = None) -> None:
+        """This replica no longer waits; `priority` is what it waited with, if that has changed since."""
+        ticket = Ticket(-(record.priority if priority is None else priority), record.id, replica)
+        if self._light.pop(ticket, None) is not None:
+            del self._light_order[bisect_left(self._light_order, ticket)]
+        elif self._claims.pop(ticket, None) is not None:
+            del self._queue[bisect_left(self._queue, ticket)]
+            self.dirty = True
+
+    def waits(self, record: JobRecord, replica: int) -> bool:
+        ticket = Ticket(-record.priority, record.id, replica)
+        return ticket in self._light or ticket in self._claims
+
+    def position(self, record: JobRecord, replica: int) -> int | None:
+        """1-based place in the queue for resources; None if it is not in it."""
+        ticket = Ticket(-record.priority, record.id, replica)
+        if ticket in self._claims:
+            return bisect_left(self._queue, ticket) + 1
+        return bisect_left(self._light_order, ticket) + 1 if ticket in self._light else None
+
+    # Deciding -----------------------------------------------------------------------------------------------------
+
+    def starts(self, now: float) -> Iterator[Start]:
+        """What starts now. Each decision must be followed by `hold` before the next is asked for."""
+        self.dirty = False
+        yield from self._light_starts()
+        yield from self._claimed_starts(now)
+
+    def _light_starts(self) -> Iterator[Start]:
+        order, self._light_order = self._light_order, []
+        rest: list[Ticket] = []
+        full: set[str] = set()
+        for index, ticket in enumerate(order):
+            claim = self._light.get(ticket)
+            if claim is None:
+                continue
+            name = None if claim.executor in full else self.pool.next_slot(claim.executor)
+            if name is None:
+                full.add(claim.executor)
+                rest.append(ticket)
+                if full.issuperset(self.pool.executors):
+                    rest.extend(order[index + 1 :])
+                    break
+                continue
+            del self._light[ticket]
+            yield Start(ticket.job, ticket.replica, [Share(name, [], [], 0)])
+        self._light_order = sorted(rest + self._light_order) if self._light_order else rest
+
+    def _claimed_starts(self, now: float) -> Iterator[Start]:
+        plan = Plan(self.pool, now)
+        hopeless: set[tuple[str, int, Vector, bool]] = set()
+        position = 0
+        while position < len(self._queue) and plan.depth < self.policy.backfill_depth:
+            ticket = self._queue[position]
+            claim = self._claims[ticket]
+            kind = claim[:4]
+            # What an equal run before it could not get, this one can't get either; it still reserves.
+            chosen = None if kind in hopeless else plan.fit_now(claim)
+            if chosen is None:
+                hopeless.add(kind)
+                plan.reserve(claim)
+                position += 1
+                continue
+            del self._queue[position]
+            del self._claims[ticket]
+            yield Start(ticket.job, ticket.replica, [self.pool.cut(name, claim) for name in chosen])
+
+    def expected_start(self, record: JobRecord, replica: int, now: float) -> float | None:
+        """When the plan has this waiting run start (Unix seconds); None if it is not planned that far."""
+        ticket = Ticket(-record.priority, record.id, replica)
+        if ticket not in self._claims:
+            return None
+        plan = Plan(self.pool, now)
+        for other in self._queue:
+            if plan.depth >= self.policy.backfill_depth:
+                return None
+            claim = self._claims[other]
+            start = now if plan.fit_now(claim) else plan.reserve(claim)
+            if other == ticket:
+                return start
+        return None

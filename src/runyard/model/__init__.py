@@ -1,0 +1,1 @@
+"""The nouns. Imports nothing of ours; start with `runyard.model.job`."""

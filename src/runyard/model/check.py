@@ -1,0 +1,244 @@
+"""Takes job specifications in: decoding with every quantity spelling, and the rules that types can't say.
+
+Every refusal is an `InvalidInput` whose `errors` name field, value and rule.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runyard.model.errors import InvalidInput
+from runyard.model.job import Dependency, JobSpec, Lifecycle
+from runyard.model.quantity import parse_duration, parse_size
+from runyard.model.signals import signal_number
+
+MAX_NAME = 255
+MAX_ARGS = 4096
+MAX_ARG_BYTES = 128 * 1024 - 1
+"""Linux's MAX_ARG_STRLEN: one argument, or one `NAME=value` of the environment, can't be longer."""
+MAX_ENV = 4096
+MAX_LABELS = 64
+MAX_AFTER = 1000
+MAX_REPLICAS = 10_000
+MAX_SECONDS = 10 * 366 * 86400.0
+MAX_PRIORITY = 1_000_000
+
+_decoder = msgspec.json.Decoder(JobSpec)
+_QUANTITIES: dict[str, dict[str, Callable[[str], float]]] = {
+    "": {"time_limit": parse_duration},
+    "restart": dict.fromkeys(("delay", "max_delay", "reset_after"), parse_duration),
+    "stop": {"grace": parse_duration},
+    "resources": {"memory": parse_size},
+    "limits": dict.fromkeys(("file_size", "address_space", "core_size", "stack", "memory"), parse_size),
+}
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
+_AT = re.compile(r"(.*) - at `\$\.?(.*)`")
+_ENV_NAME = re.compile(r"[^=\0]+")
+_PARTS: dict[str, type[msgspec.Struct]] = {
+    name: field.type if isinstance(field.type, type) else field.type.__args__[0]
+    for field in msgspec.structs.fields(JobSpec)
+    for name in (field.name,)
+    if name in ("schedule", "restart", "resources", "stop", "limits")
+}
+
+
+def refuse(field: str, value: Any, rule: str) -> InvalidInput:
+    """An `InvalidInput` about one field. Long values are cut."""
+    shown = value if isinstance(value, int | float | bool | None) else str(value)[:200]
+    return InvalidInput(f"{field}: {rule}", errors=[{"field": field, "value": shown, "rule": rule}])
+
+
+def decode_spec(body: bytes | bytearray | memoryview) -> JobSpec:
+    """The checked specification in a JSON body. Raises InvalidInput."""
+    try:
+        try:
+            spec = _decoder.decode(body)
+        except msgspec.ValidationError:
+            return build_spec(msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    return check_spec(spec)
+
+
+def build_spec(raw: Any) -> JobSpec:
+    """The checked specification in plain data (from TOML, or JSON already decoded). Raises InvalidInput."""
+    if not isinstance(raw, dict):
+        raise InvalidInput(f"a job is an object with at least `command` or `script`, not {type(raw).__name__}")
+    try:
+        return check_spec(msgspec.convert(_spelled_out(raw), JobSpec))
+    except msgspec.ValidationError as error:
+        raise explain_mismatch(str(error), raw) from None
+
+
+def _spelled_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with durations and sizes that were given as text turned into numbers."""
+    result = dict(raw)
+    for part, fields in _QUANTITIES.items():
+        target = result if not part else result.get(part)
+        if not isinstance(target, dict):
+            continue
+        if part:
+            target = result[part] = dict(target)
+        for name, parse in fields.items():
+            value = target.get(name)
+            if isinstance(value, str):
+                try:
+                    target[name] = parse(value)
+                except ValueError as error:
+                    raise refuse(f"{part}.{name}".lstrip("."), value, str(error)) from None
+    return result
+
+
+def explain_mismatch(message: str, raw: Any) -> InvalidInput:
+    """Turns msgspec's message about a job specification into field, value and rule, with the nearest known field."""
+    if unknown := _UNKNOWN.fullmatch(message):
+        name, path = unknown.group(1), unknown.group(2) or ""
+        struct = Dependency if path.startswith("after") else _PARTS.get(path, JobSpec)
+        known = [field.name for field in msgspec.structs.fields(struct)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
+        return refuse(f"{path}.{name}".lstrip("."), name, f"unknown field; {hint}")
+    located = _AT.fullmatch(message)
+    rule, path = (located.group(1), located.group(2)) if located else (message, "")
+    value = raw
+    for key in re.findall(r"[^.\[\]]+", path):
+        try:
+            value = value[int(key) if isinstance(value, list) else key]
+        except (LookupError, TypeError, ValueError):
+            value = None
+            break
+    return refuse(path or "job", value if path else "", rule)
+
+
+def check_spec(spec: JobSpec) -> JobSpec:
+    """`spec` itself, if it keeps every rule. Raises InvalidInput."""
+    _check_program(spec)
+    if spec.name is not None:
+        check_name("name", spec.name)
+        if spec.name.isascii() and spec.name.isdigit():
+            raise refuse("name", spec.name, "must not be a number: it would read as a job id")
+    if spec.env:
+        _check_env(spec.env)
+    if spec.labels:
+        _check_labels(spec.labels)
+    for field in ("cwd", "user", "group"):
+        value = getattr(spec, field)
+        if value is not None:
+            _check_text(field, value, 4096)
+    if spec.cwd is not None and not spec.cwd.startswith("/"):
+        raise refuse("cwd", spec.cwd, "must be an absolute path: the server has no notion of where you are")
+    if spec.umask is not None and not re.fullmatch("[0-7]{1,4}", spec.umask):
+        raise refuse("umask", spec.umask, 'must be octal digits, such as "022"')
+    _check_range("replicas", spec.replicas, 1, MAX_REPLICAS)
+    _check_range("priority", spec.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    if spec.time_limit is not None:
+        _check_range("time_limit", spec.time_limit, 0.001, MAX_SECONDS)
+    if (spec.lifecycle is Lifecycle.CRON) != (spec.schedule is not None):
+        raise refuse("schedule", spec.schedule, 'is needed with lifecycle "cron", and only there')
+    if spec.schedule is not None:
+        _check_text("schedule.cron", spec.schedule.cron, 1000)
+        _check_text("schedule.timezone", spec.schedule.timezone, 100)
+    if len(spec.after) > MAX_AFTER:
+        raise refuse("after", len(spec.after), f"at most {MAX_AFTER} dependencies")
+    for index, dependency in enumerate(spec.after):
+        check_name(f"after[{index}]", dependency if isinstance(dependency, str) else dependency.job)
+    _check_numbers(spec)
+    if signal_number(spec.stop.signal) is None:
+        raise refuse("stop.signal", spec.stop.signal, 'is no signal; for example "SIGTERM" or "SIGINT"')
+    return spec
+
+
+def _check_program(spec: JobSpec) -> None:
+    if (spec.command is None) == (spec.script is None):
+        raise refuse("command", spec.command, "exactly one of `command` and `script` must be given")
+    if spec.script is not None:
+        if not spec.script.strip():
+            raise refuse("script", spec.script, "must not be empty")
+        _check_text("script", spec.script, MAX_ARG_BYTES, lines=True)
+        return
+    command = spec.command or []
+    if not command or not command[0]:
+        raise refuse("command", command, 'must name a program, for example ["python", "train.py"]')
+    if len(command) > MAX_ARGS:
+        raise refuse("command", len(command), f"at most {MAX_ARGS} arguments")
+    for index, argument in enumerate(command):
+        _check_text(f"command[{index}]", argument, MAX_ARG_BYTES, lines=True)
+
+
+def _check_env(env: dict[str, str]) -> None:
+    if len(env) > MAX_ENV:
+        raise refuse("env", len(env), f"at most {MAX_ENV} variables")
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise refuse("env", name, "a variable's name must not be empty or contain `=` or NUL")
+        _check_text(f"env.{name}", name + "=" + value, MAX_ARG_BYTES, lines=True)
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise refuse("labels", len(labels), f"at most {MAX_LABELS} labels")
+    for name, value in labels.items():
+        check_name("labels", name)
+        if "=" in name:
+            raise refuse("labels", name, "a label's name must not contain `=`")
+        _check_text(f"labels.{name}", value, 1024)
+
+
+def _check_numbers(spec: JobSpec) -> None:
+    resources, stop, limits, restart = spec.resources, spec.stop, spec.limits, spec.restart
+    _check_range("resources.nodes", resources.nodes, 0, 100_000)
+    _check_range("resources.tasks", resources.tasks, 1, 10_000_000)
+    _check_range("resources.cores_per_task", resources.cores_per_task, 0, 100_000)
+    _check_range("resources.gpus_per_task", resources.gpus_per_task, 0, 10_000)
+    _check_range("resources.memory", resources.memory, 0, 1 << 60)
+    _check_range("stop.grace", stop.grace, 0.0, 86400.0)
+    if restart is not None:
+        _check_range("restart.delay", restart.delay, 0.0, MAX_SECONDS)
+        _check_range("restart.max_delay", restart.max_delay, 0.0, MAX_SECONDS)
+        _check_range("restart.reset_after", restart.reset_after, 0.0, MAX_SECONDS)
+        _check_range("restart.backoff", restart.backoff, 1.0, 1000.0)
+        if restart.max is not None:
+            _check_range("restart.max", restart.max, 0, 1_000_000_000)
+    for name in ("cpu_time", "file_size", "open_files", "processes", "address_space", "core_size", "stack", "memory"):
+        value = getattr(limits, name)
+        if value is not None:
+            _check_range(f"limits.{name}", value, 0 if name == "core_size" else 1, 1 << 62)
+    if limits.nice is not None:
+        _check_range("limits.nice", limits.nice, -20, 19)
+    if limits.cpus is not None:
+        _check_range("limits.cpus", limits.cpus, 0.01, 100_000.0)
+
+
+def check_name(field: str, text: str) -> None:
+    """A name: 1 to 255 characters, nothing unprintable, no space around it. Raises InvalidInput."""
+    if not 1 <= len(text) <= MAX_NAME:
+        raise refuse(field, text, f"must have 1 to {MAX_NAME} characters")
+    if not text.isprintable() or text != text.strip():
+        raise refuse(field, text, "must be printable, with no space around it")
+
+
+def _check_text(field: str, text: str, most: int, *, lines: bool = False) -> None:
+    if "\0" in text:
+        raise refuse(field, text, "must not contain NUL bytes: no program can receive them")
+    if not text.isascii():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise refuse(field, ascii(text), "must be text that UTF-8 can carry: it has a lone surrogate") from None
+    else:
+        size = len(text)
+    if size > most:
+        raise refuse(field, size, f"must be at most {most} bytes long")
+    if not lines and any(char in text for char in "\n\r"):
+        raise refuse(field, text, "must be a single line")
+
+
+def _check_range(field: str, value: float, low: float, high: float) -> None:
+    # Written so that NaN fails it too.
+    if not low <= value <= high:
+        raise refuse(field, value, f"must be between {low:g} and {high:g}")

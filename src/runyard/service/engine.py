@@ -1,0 +1,418 @@
+"""The engine loop: inputs gather, core decides, one transaction makes it durable, then it takes effect.
+
+Nothing leaves the engine before its batch is on disk: no answer, no launch, no event, no acknowledgement. If a batch
+can't be written, its effects have not happened; the engine drops its memory, waits until the store can write again,
+loads, and takes from the executors what happened meanwhile. That is the same path as after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from runyard.core.claim import Policy
+from runyard.core.commands import Command, Forget, Refuse, SaveRun, SignalRun, StartRun, StopRun
+from runyard.core.inputs import Delete, Input, NodeLost, NodeSynced, RunExited, RunStarted, Tick
+from runyard.core.reactor import Reactor
+from runyard.core.record import JobRecord, Replica
+from runyard.executors.protocol import Executor, Report, Synced
+from runyard.model.errors import RunyardError, StorageFull, Unavailable
+from runyard.model.event import Event
+from runyard.model.ids import JobIds
+from runyard.model.wire import Signal, Started, Stop
+from runyard.service.feed import Feed
+from runyard.service.launch import launch_message
+from runyard.service.metrics import Metrics
+from runyard.store.batch import Batch
+from runyard.store.output import OutputFiles
+from runyard.store.store import Store
+from runyard.store.writer import Writer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Inputs handled in one step: bounds the time for which the loop is busy.
+MAX_STEP = 2000
+#: Seconds between looks whether a store that failed can write again.
+PROBE_INTERVAL = 0.5
+
+
+class Request(Generic[T]):
+    """An input that somebody waits for. `finish` makes the answer, after core and before the commit; it may add to the
+    batch what has to be durable together with it. An input that is a function is called right before core sees it."""
+
+    __slots__ = ("finish", "future", "input")
+
+    def __init__(self, input: Input | Callable[[], Input], finish: Callable[[Batch], T], future: asyncio.Future[T]) -> None:
+        self.input = input
+        self.finish = finish
+        self.future = future
+
+
+class Engine:
+    """One per data folder. All methods are for the event loop's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        executors: dict[str, Executor],
+        output: OutputFiles,
+        policy: Policy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.executors = executors
+        self.output = output
+        self.policy = policy or Policy()
+        self.clock = clock
+        self.metrics = Metrics()
+        self.writer = Writer(store)
+        self.feed = Feed(store)
+        self.ids = JobIds(after=store.last_job_id())
+        #: Held while ended jobs are brought back or removed: the two must not cross.
+        self.archive = asyncio.Lock()
+        self._reactor = Reactor(self.policy, seq=store.last_seq())
+        #: Ended jobs whose last form is not on disk yet.
+        self._leaving: dict[int, JobRecord] = {}
+        #: What became of refused submissions: for `Request.finish` of the same step.
+        self.refused: dict[int, RunyardError] = {}
+        self._endings: dict[int, list[asyncio.Future[None]]] = {}
+        self._inbox: list[Request[Any] | Input | tuple[str, Report]] = []
+        self._work = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._node_executor: dict[str, str] = {}
+        self._boots: dict[str, str] = {}
+        self._trouble: StorageFull | None = None
+        #: Called once if the engine must stop because of a defect.
+        self.on_failure: Callable[[Exception], None] = lambda _: None
+        self._closing = False
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads the live jobs, then starts the loop and the executors."""
+        self._load()
+        self._task = asyncio.create_task(self._loop(), name="engine")
+        for name, executor in self.executors.items():
+            await executor.start(
+                lambda reports, name=name: self._reports(name, reports),  # type: ignore[misc]
+                lambda synced, name=name: self._synced(name, synced),  # type: ignore[misc]
+                lambda node: self.put(NodeLost(node=node)),
+            )
+
+    def begin_close(self) -> None:
+        """Takes no more requests, and ends every stream."""
+        self._closing = True
+        self.feed.close()
+        self._work.set()
+
+    async def close(self) -> None:
+        """Ends the loop after what has come in is durable. Runs go on under their executors."""
+        self.begin_close()
+        for executor in self.executors.values():
+            await executor.close()
+        self._work.set()
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                if self._trouble is not None:
+                    self._task.cancel()
+                await self._task
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.writer.close()
+
+    def _load(self) -> None:
+        reactor = Reactor(self.policy, seq=self.store.last_seq())
+        for record in self.store.load_live():
+            reactor.load(record)
+        self._reactor = reactor
+        self._leaving = {}
+        self._set_timer()
+
+    # What others see ----------------------------------------------------------------------------------------------
+
+    @property
+    def reactor(self) -> Reactor:
+        return self._reactor
+
+    @property
+    def ready(self) -> bool:
+        """Loaded, able to write, and in contact with at least one node."""
+        return self._trouble is None and not self._closing and any(up for _, up, *_ in self._reactor.scheduler.pool.nodes)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    @property
+    def trouble(self) -> StorageFull | None:
+        """Why nothing can be written at present."""
+        return self._trouble
+
+    def record(self, job: int) -> JobRecord | None:
+        """The job if it is live, or has ended a moment ago."""
+        return self._reactor.jobs.get(job) or self._leaving.get(job)
+
+    def executor_of(self, node: str) -> Executor | None:
+        return self.executors.get(self._node_executor.get(node, ""))
+
+    async def ended(self, job: int, timeout: float) -> bool:
+        """Waits until the job has ended, durably; False after `timeout` seconds."""
+        if self.record(job) is None:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._endings.setdefault(job, []).append(future)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            waiting = self._endings.get(job)
+            if waiting is not None and future in waiting:
+                waiting.remove(future)
+                if not waiting:
+                    del self._endings[job]
+        return True
+
+    # The way in ---------------------------------------------------------------------------------------------------
+
+    def put(self, input: Input) -> None:
+        """Something has happened; nobody waits for what follows."""
+        self._inbox.append(input)
+        self._work.set()
+
+    async def ask(self, input: Input | Callable[[], Input], finish: Callable[[Batch], T]) -> T:
+        """Does it, and returns the answer once everything is durable.
+
+        Raises what core raises, StorageFull while the store can't write, Unavailable while the server is stopping.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+        if self._closing:
+            raise Unavailable("the server is stopping")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._inbox.append(Request(input, finish, future))
+        self._work.set()
+        return await future
+
+    def _reports(self, executor: str, reports: list[Report]) -> None:
+        self._inbox.extend((executor, report) for report in reports)
+        self._work.set()
+
+    def _synced(self, executor: str, synced: Synced) -> None:
+        name = synced.node.name
+        self._node_executor[name] = executor
+        before = self.store.meta(f"boot:{name}")
+        self._boots[name] = synced.boot_id
+        rebooted = before is not None and before != synced.boot_id
+        self.put(NodeSynced(node=synced.node, live=frozenset(synced.live), rebooted=rebooted))
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        try:
+            await self._run()
+        except Exception as error:
+            # A defect of ours. Memory and store may differ now: only a new start from the store is safe.
+            log.critical("the engine has failed and must be started anew", exc_info=True)
+            self._closing = True
+            self._refuse_inbox(Unavailable("the engine has failed; the server's log says why"))
+            self.feed.close()
+            self.on_failure(error)
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._inbox:
+                items, self._inbox = self._inbox[:MAX_STEP], self._inbox[MAX_STEP:]
+                if self._inbox:
+                    self._work.set()
+                await self._step(items)
+            elif self._closing:
+                return
+
+    async def _step(self, items: Sequence[Request[Any] | Input | tuple[str, Report]]) -> None:
+        acks: dict[str, int] = {}
+        inputs: list[Input] = []
+        for item in items:
+            if isinstance(item, Request):
+                inputs.append(_built(item))
+            elif isinstance(item, tuple):
+                acks[item[0]] = item[1].seq
+                inputs.append(_input(item[1]))
+            else:
+                inputs.append(item)
+        commands, errors = self._reactor.handle_all(inputs, self.clock())
+        batch = Batch()
+        self._snapshot(batch, commands, inputs)
+        answers = self._answers(items, errors, batch)
+        if batch:
+            started = time.perf_counter()
+            try:
+                await self.writer.commit(batch)
+            except StorageFull as error:
+                for item in items:
+                    if isinstance(item, Request) and not item.future.done():
+                        item.future.set_exception(error)
+                await self._recover(error)
+                return
+            self.metrics.committed(len(batch.events), time.perf_counter() - started)
+        self._perform(commands)
+        for executor, upto in acks.items():
+            self.executors[executor].ack(upto)
+        for future, answer, problem in answers:
+            if future.done():
+                continue
+            if problem is not None:
+                future.set_exception(problem)
+            else:
+                future.set_result(answer)
+        self._set_timer()
+
+    def _snapshot(self, batch: Batch, commands: list[Command], inputs: list[Input]) -> None:
+        """Copies into the batch what core has changed: the events, the jobs that they name, and the runs."""
+        events: list[Event] = []
+        jobs: dict[int, None] = {}
+        new: set[int] = set()
+        runs: dict[tuple[int, int, int], Replica] = {}
+        for command in commands:
+            kind = type(command)
+            if kind is Event:
+                events.append(command)
+                jobs[command.job] = None
+                if command.type == "job.submitted":
+                    new.add(command.job)
+            elif kind is SaveRun:
+                runs[command.job, command.index, command.replica.attempt] = command.replica
+            elif kind is Forget:
+                self._leaving[command.record.id] = command.record
+            elif kind is Refuse:
+                self.refused[command.job] = command.error
+        batch.add_events(events)
+        for job in jobs:
+            record = self.record(job)
+            if record is not None:
+                batch.save_job(record, new=job in new)
+        for (job, index, _), replica in runs.items():
+            batch.save_run(job, index, replica)
+        for input in inputs:
+            if type(input) is NodeSynced and input.node.name in self._boots:
+                batch.set_meta(f"boot:{input.node.name}", self._boots[input.node.name])
+            elif type(input) is Delete and input.job not in self._reactor.jobs:
+                batch.delete_job(input.job)
+
+    def _answers(
+        self, items: Sequence[Any], errors: list[RunyardError | None], batch: Batch
+    ) -> list[tuple[asyncio.Future[Any], Any, RunyardError | None]]:
+        answers: list[tuple[asyncio.Future[Any], Any, RunyardError | None]] = []
+        for item, problem in zip(items, errors, strict=True):
+            if not isinstance(item, Request):
+                continue
+            answer = None
+            if problem is None and not item.future.done():
+                try:
+                    answer = item.finish(batch)
+                except RunyardError as error:
+                    problem = error
+            answers.append((item.future, answer, problem))
+        self.refused.clear()
+        return answers
+
+    def _perform(self, commands: list[Command]) -> None:
+        """The batch is on disk: let it take effect."""
+        launches: dict[str, list[Any]] = {}
+        events: list[Event] = []
+        stops: list[StopRun | SignalRun] = []
+        for command in commands:
+            if type(command) is Event:
+                events.append(command)
+            elif type(command) is StartRun:
+                launches.setdefault(command.shares[0].node, []).append(launch_message(command, self.output.prepare))
+            elif type(command) is StopRun or type(command) is SignalRun:
+                stops.append(command)
+            elif type(command) is Forget:
+                self._leaving.pop(command.record.id, None)
+                for future in self._endings.pop(command.record.id, ()):
+                    if not future.done():
+                        future.set_result(None)
+        for node, messages in launches.items():
+            executor = self.executor_of(node)
+            if executor is not None:
+                executor.launch(messages)
+        # After the launches: a run may be started and stopped in one step.
+        for stop in stops:
+            executor = self.executor_of(stop.node)
+            if executor is None:
+                continue
+            if isinstance(stop, StopRun):
+                executor.stop(Stop(stop.run, stop.signal, stop.grace))
+            else:
+                executor.signal(Signal(stop.run, stop.signal))
+        self.metrics.launched(sum(map(len, launches.values())))
+        self.feed.publish(events)
+
+    async def _recover(self, error: StorageFull) -> None:
+        """The store could not write. Wait until it can, then start over from what it holds."""
+        log.error("the store cannot write, requests are refused until it can: %s", error.detail)
+        self._trouble = error
+        self._refuse_inbox(error)
+        while not await self.writer.probe():
+            await asyncio.sleep(PROBE_INTERVAL)
+            self._refuse_inbox(error)
+        self._load()
+        self._trouble = None
+        log.warning("the store can write again: %d live jobs loaded", len(self._reactor.jobs))
+        for executor in self.executors.values():
+            executor.resync()
+
+    def _refuse_inbox(self, error: RunyardError) -> None:
+        """Nothing that waits is handled: reports come again, requests are told why."""
+        waiting, self._inbox = self._inbox, []
+        for item in waiting:
+            if isinstance(item, Request) and not item.future.done():
+                item.future.set_exception(error)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._reactor.next_wakeup
+        if due is not None and self._trouble is None:
+            # A wall clock may be set at any time: look again at least once a minute.
+            delay = min(max(0.0, due - self.clock()), 60.0)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.put, Tick())
+
+
+def _built(request: Request[Any]) -> Input:
+    """The request's input; if making it is refused already, the request is told and nothing happens."""
+    if not callable(request.input):
+        return request.input
+    try:
+        return request.input()
+    except RunyardError as error:
+        request.future.set_exception(error)
+        return Tick()
+
+
+def _input(report: Report) -> Input:
+    if isinstance(report, Started):
+        return RunStarted(run=report.run, pid=report.pid, at=report.at)
+    return RunExited(
+        run=report.run,
+        at=report.at,
+        pid=report.pid,
+        exit_code=report.exit_code,
+        signal=report.signal,
+        timed_out=report.timed_out,
+        reason=report.reason,
+        cpu_seconds=report.cpu_seconds,
+        max_rss=report.max_rss,
+    )

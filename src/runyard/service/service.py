@@ -1,0 +1,296 @@
+"""What every front door calls: jobs in, documents and actions out. Doors map words and shapes; the rules are in core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+
+from runyard.core import cron, explain
+from runyard.core.inputs import Amend, Cancel, Delete, Known, NewJob, RestartJob, SendSignal, Submit
+from runyard.core.record import JobRecord
+from runyard.model.check import refuse
+from runyard.model.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, RunyardError, TooMany
+from runyard.model.ids import parse_job_id
+from runyard.model.job import KIND, Dependency, Explanation, JobDoc, JobSpec, RunDoc
+from runyard.model.state import ENDED
+from runyard.service.document import job_doc
+from runyard.service.engine import Engine
+from runyard.store.batch import Batch
+from runyard.store.listing import Filter
+from runyard.store.query import Remembered
+
+T = TypeVar("T")
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much is taken (`[limits]` in the configuration)."""
+
+    max_replicas: int = 10_000
+    max_jobs: int = 1_000_000
+    max_batch: int = 10_000
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """An `Idempotency-Key`: the key, whose it is, and a hash of the request."""
+
+    key: str
+    owner: str
+    request: bytes
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A finished answer, which an `Idempotency-Key` may bring back later."""
+
+    status: int
+    body: bytes
+    replayed: bool = False
+
+
+class Service:
+    """The jobs. All methods are for the event loop's thread."""
+
+    def __init__(self, engine: Engine, bounds: Bounds | None = None) -> None:
+        self.engine = engine
+        self.bounds = bounds or Bounds()
+        self._in_flight: dict[tuple[str, str], asyncio.Future[None]] = {}
+
+    # Finding ------------------------------------------------------------------------------------------------------
+
+    async def find(self, ref: str) -> JobRecord:
+        """The job that a decimal id, an F58 id or a name means; of a name, the newest live job, else the newest.
+
+        Raises NotFound.
+        """
+        record = await self.look_up(ref)
+        if record is None:
+            raise NotFound(f"there is no job {ref!r}: give its id, its F58 id or its name")
+        return record
+
+    async def look_up(self, ref: str) -> JobRecord | None:
+        """As `find`, but None if there is none."""
+        engine = self.engine
+        number = parse_job_id(ref)
+        if number is not None:
+            record = engine.record(number) or engine.store.job(number)
+            if record is not None or not ref.startswith("f"):
+                return record
+        live = engine.reactor.roster.live(ref)
+        if live is not None:
+            return live
+        found = engine.store.find_by_name(ref)
+        # Between the two looks it may have ended, or been brought back.
+        return None if found is None else engine.record(found.id) or found
+
+    def document(self, record: JobRecord) -> JobDoc:
+        return job_doc(record)
+
+    async def list_jobs(self, wanted: Filter) -> tuple[list[JobDoc], int | None]:
+        """A page of jobs, newest first, and where the next one begins. Live jobs are shown as they are now."""
+        page = await asyncio.to_thread(self.engine.store.list_jobs, wanted)
+        records = [self.engine.record(record.id) or record for record in page.jobs]
+        return [job_doc(record) for record in records], page.next
+
+    async def runs(
+        self, record: JobRecord, limit: int, before: tuple[int, int] | None
+    ) -> tuple[list[RunDoc], tuple[int, int] | None]:
+        """A page of the job's runs, newest first."""
+        page = await asyncio.to_thread(self.engine.store.runs, record.id, limit, before)
+        return page.runs, page.next
+
+    # Submitting ---------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        specs: Sequence[JobSpec | RunyardError],
+        render: Callable[[list[JobDoc | RunyardError]], T],
+        *,
+        origin: str,
+        owner: str,
+        kind: str | None = None,
+        keep: Callable[[Batch, T], None] | None = None,
+    ) -> T:
+        """Takes in jobs in one transaction. `render` makes the answer from the documents and refusals, in order.
+
+        Specifications that were refused already may be among `specs`. `keep` adds to the transaction. Raises TooMany.
+        """
+        engine = self.engine
+        if len(engine.reactor.jobs) + len(specs) > self.bounds.max_jobs:
+            raise TooMany(
+                f"{len(engine.reactor.jobs)} jobs are live, and the limit is {self.bounds.max_jobs} "
+                "([limits] max_jobs): submit again when some have ended"
+            )
+        checked = [self._bounded(spec) for spec in specs]
+        now = engine.clock()
+        ids = [0 if isinstance(spec, RunyardError) else engine.ids.next(now) for spec in checked]
+        others = await self._references(checked)
+        new = [
+            NewJob(id=job, spec=spec, kind=kind or KIND[spec.lifecycle], origin=origin, owner=owner)
+            for job, spec in zip(ids, checked, strict=True)
+            if not isinstance(spec, RunyardError)
+        ]
+
+        def build() -> Submit:
+            known = {
+                ref: Known(record.id, record.state, record.started_at is not None)
+                for ref, record in others.items()
+                if record.state in ENDED
+            }
+            return Submit(jobs=new, known=known)
+
+        def finish(batch: Batch) -> T:
+            outcomes: list[JobDoc | RunyardError] = []
+            for job, spec in zip(ids, checked, strict=True):
+                record = engine.record(job)
+                if isinstance(spec, RunyardError):
+                    outcomes.append(spec)
+                elif record is None:
+                    outcomes.append(engine.refused[job])
+                else:
+                    outcomes.append(job_doc(record))
+            answer = render(outcomes)
+            if keep is not None:
+                keep(batch, answer)
+            return answer
+
+        return await engine.ask(build, finish)
+
+    def _bounded(self, spec: JobSpec | RunyardError) -> JobSpec | RunyardError:
+        if isinstance(spec, RunyardError):
+            return spec
+        if spec.replicas > self.bounds.max_replicas:
+            return refuse("replicas", spec.replicas, f"must be at most {self.bounds.max_replicas} on this server")
+        if spec.executor not in self.engine.executors:
+            known = ", ".join(sorted(self.engine.executors))
+            return refuse("executor", spec.executor, f"is not configured here; there is: {known}")
+        return spec
+
+    async def _references(self, specs: Sequence[JobSpec | RunyardError]) -> dict[str, JobRecord]:
+        refs = {
+            item.job if isinstance(item, Dependency) else item
+            for spec in specs
+            if not isinstance(spec, RunyardError) and spec.after
+            for item in spec.after
+        }
+        found = {ref: await self.look_up(ref) for ref in refs}
+        return {ref: record for ref, record in found.items() if record is not None}
+
+    async def once(self, replay: Replay | None, act: Callable[[Callable[[Batch, Answer], None]], Any]) -> Answer:
+        """Does `act` unless the same request was answered before: then gives that answer again.
+
+        `act` gets a function that keeps its answer; it must be called within its transaction. Raises Conflict if the
+        key was used for another request, or if that one is not finished yet.
+        """
+        if replay is None:
+            answer: Answer = await act(lambda batch, answer: None)
+            return answer
+        key = (replay.key, replay.owner)
+        while (pending := self._in_flight.get(key)) is not None:
+            await asyncio.wait([pending])
+        kept: Remembered | None = self.engine.store.idempotent(replay.key, replay.owner)
+        if kept is not None:
+            if kept.request != replay.request:
+                raise Conflict(f"the Idempotency-Key {replay.key!r} was used for another request; take a new key")
+            return Answer(kept.status, kept.response, True)
+
+        def keep(batch: Batch, answer: Answer) -> None:
+            at = self.engine.clock()
+            batch.remember(replay.key, replay.owner, replay.request, answer.status, answer.body, at)
+
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = done
+        try:
+            answer = await act(keep)
+            return answer
+        finally:
+            del self._in_flight[key]
+            done.set_result(None)
+
+    # Acting -------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, record: JobRecord) -> JobDoc:
+        """Ends the job for good. Raises Conflict if it has ended."""
+        self._must_live(record)
+        return await self._act(Cancel(job=record.id), record.id)
+
+    async def restart(self, record: JobRecord) -> JobDoc:
+        """Stops what runs, and starts anew; an ended job is brought back."""
+        engine = self.engine
+        async with engine.archive:
+            stored = None if record.id in engine.reactor.jobs else engine.store.job(record.id)
+            if record.id not in engine.reactor.jobs and (stored is None or engine.record(record.id) is not None):
+                # It ends this very moment: its last form is about to be written.
+                await engine.ended(record.id, 10.0)
+                stored = engine.store.job(record.id)
+                if stored is None:
+                    raise NotFound(f"there is no job {record.id}")
+            return await self._act(RestartJob(job=record.id, record=stored), record.id)
+
+    async def signal(self, record: JobRecord, number: int) -> JobDoc:
+        """Raises Conflict if nothing of the job is running."""
+        self._must_live(record)
+        return await self._act(SendSignal(job=record.id, signal=number), record.id)
+
+    async def amend(
+        self, record: JobRecord, priority: int | None, hold: bool | None, version: int | None = None
+    ) -> JobDoc:
+        """Changes priority and hold. Raises PreconditionFailed if `version` is given and no longer the present one."""
+        self._must_live(record)
+
+        def build() -> Amend:
+            present = self.engine.record(record.id)
+            if version is not None and present is not None and present.version != version:
+                raise PreconditionFailed(f"the job's version is {present.version} now, not {version}: read it again")
+            return Amend(job=record.id, priority=priority, hold=hold)
+
+        return await self._act(build, record.id)
+
+    async def delete(self, record: JobRecord) -> None:
+        """Removes an ended job with its runs and output. Raises Conflict if it is live."""
+        engine = self.engine
+        async with engine.archive:
+            if engine.record(record.id) is not None:
+                raise Conflict(f"job {record.id} is {record.state}; cancel it first")
+            if engine.store.job(record.id) is None:
+                raise NotFound(f"there is no job {record.id}")
+            runs = await asyncio.to_thread(engine.store.run_keys, [record.id])
+            await engine.ask(Delete(job=record.id), lambda batch: None)
+            await asyncio.to_thread(engine.output.remove, runs)
+
+    async def wait(self, record: JobRecord, timeout: float) -> JobDoc:
+        """The job's document once it has ended, or as it is after `timeout` seconds."""
+        await self.engine.ended(record.id, timeout)
+        return job_doc(await self.find(str(record.id)))
+
+    async def _act(self, input: Any, job: int) -> JobDoc:
+        def finish(batch: Batch) -> JobDoc:
+            record = self.engine.record(job)
+            if record is None:
+                raise NotFound(f"there is no job {job}")
+            return job_doc(record)
+
+        return await self.engine.ask(input, finish)
+
+    def _must_live(self, record: JobRecord) -> None:
+        if record.id not in self.engine.reactor.jobs:
+            raise Conflict(f"job {record.id} has ended: it {record.state}")
+
+    # Explaining ---------------------------------------------------------------------------------------------------
+
+    def why(self, record: JobRecord) -> Explanation:
+        return explain.explain(self.engine.reactor, record, self.engine.clock())
+
+    def preview(self, expression: str, timezone: str, count: int, after: float | None = None) -> list[float]:
+        """The next fire times (Unix seconds) of a cron expression. Raises InvalidInput."""
+        if not 1 <= count <= 1000:
+            raise InvalidInput(f"count must be between 1 and 1000, not {count}")
+        start = self.engine.clock() if after is None else after
+        return list(islice(cron.fire_times(expression, timezone, start), count))
+
+    def schedules(self) -> list[JobRecord]:
+        """The live cron jobs, those first that fire first."""
+        records = [record for record in self.engine.reactor.jobs.values() if record.spec.schedule is not None]
+        return sorted(records, key=lambda record: (record.next_fire or float("inf"), record.id))

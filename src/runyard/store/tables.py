@@ -1,0 +1,133 @@
+"""The tables. A change here needs a migration beside it: a test compares the two.
+
+States are the numbers of `runyard.model.state.CODE`, times are Unix seconds. What only we read back (`spec`, `live`,
+`shares`, `data`) is one value each; what people filter by is a column.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+# SQLite makes a column the row's own address only if its type is spelled INTEGER.
+_Key = BigInteger().with_variant(Integer(), "sqlite")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("kind", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("submitted_at", Double, nullable=False),
+    # The start of the command, for searching.
+    Column("command", Text, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("reason", Text),
+    Column("priority", BigInteger, nullable=False),
+    Column("hold", Boolean, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("exit_code", BigInteger),
+    Column("signal", Integer),
+    Column("restarts", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    # `core.record.Live` in MessagePack; NULL once the job has ended.
+    Column("live", LargeBinary),
+)
+# Every list is newest first: each filter's index ends with the id, so that a page is a short walk along the index.
+Index("jobs_state", jobs.c.state, jobs.c.id)
+Index("jobs_kind", jobs.c.kind, jobs.c.id)
+Index("jobs_origin", jobs.c.origin, jobs.c.id)
+Index("jobs_owner", jobs.c.owner, jobs.c.id)
+_named = text("name IS NOT NULL")
+Index("jobs_name", jobs.c.name, jobs.c.id, sqlite_where=_named, postgresql_where=_named)
+
+# Apart from `jobs`: a database writes an updated row anew as a whole, and a spec never changes.
+specs = Table(
+    "specs",
+    metadata,
+    Column("job", _Key, primary_key=True, autoincrement=False),
+    Column("spec", LargeBinary, nullable=False),
+)
+
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+# Attempt before replica: a job's runs lie newest last.
+runs = Table(
+    "runs",
+    metadata,
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("replica", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("reason", Text),
+    # JSON of `list[model.node.Share]`.
+    Column("shares", LargeBinary),
+    Column("pid", BigInteger),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("exit_code", BigInteger),
+    Column("signal", Integer),
+    Column("cpu_seconds", Double),
+    Column("max_rss", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Key, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("job", BigInteger, nullable=False),
+    Column("state", SmallInteger),
+    Column("replica", BigInteger, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("data", LargeBinary),
+)
+Index("events_job", events.c.job, events.c.seq)
+
+# What was answered to a request that carried an `Idempotency-Key`.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    Column("request", LargeBinary, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("idempotency_created_at", idempotency.c.created_at)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
