@@ -107,6 +107,11 @@ def measure(action: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def commit_all(store: Store, batches: list[Batch]) -> None:
+    for batch in batches:
+        store.commit(batch)
+
+
 def bare(folder: Path, batches: list[Batch], store: Store) -> None:
     """The same rows through the `sqlite3` module alone, into a fresh copy of the schema."""
     connection = sqlite3.connect(folder / FILE, isolation_level=None)
@@ -131,7 +136,7 @@ def write_cost(folder: Path, jobs: int, group: int) -> None:
     jobs = sum(len(batch.new_jobs) for batch in made)
     with Store.open(folder / "store") as store:
         Store.open(folder / "bare").close()
-        wall, cpu = measure(lambda: [store.commit(batch) for batch in made])
+        wall, cpu = measure(lambda: commit_all(store, made))
         bare_wall, bare_cpu = measure(lambda: bare(folder / "bare", made, store))
     rows = sum(len(b.events) + len(b.jobs) + len(b.specs) + len(b.runs) for b in made)
     print(f"{jobs} jobs in groups of {group}: {len(made)} commits, {rows} rows")
@@ -171,7 +176,8 @@ def read_cost(folder: Path, ended: int) -> None:
         small, large = full
         print(f"{'best of 20, milliseconds':28}{small:>12} jobs{large:>12} jobs   ratio")
         for name, value in full[small].items():
-            print(f"  {name:26}{value * 1e3:>12.3f}     {full[large][name] * 1e3:>12.3f}    {full[large][name] / value:6.1f}")
+            grown = full[large][name]
+            print(f"  {name:26}{value * 1e3:>12.3f}     {grown * 1e3:>12.3f}    {grown / value:6.1f}")
     wall, _ = measure(lambda: Store.open(folder / "store").close())
     size = sum(file.stat().st_size for file in (folder / "store").iterdir())
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -297,7 +297,8 @@ def test_the_newest_job_of_a_name_is_found(store: Store, jobs: Jobs) -> None:
     assert store.find_by_name("m") is None
     assert store.states([first.id, 5]) == {first.id: State.PENDING}
     assert store.jobs([first.id, 5, other.id]) == {first.id: first, other.id: other}
-    assert store.jobs([]) == store.states([]) == {}
+    assert store.jobs([]) == {}
+    assert store.states([]) == {}
 
 
 def test_live_jobs_come_oldest_first_however_many(store: Store, jobs: Jobs) -> None:
@@ -398,9 +399,8 @@ def test_readers_cannot_write(store: Store) -> None:
 
 
 def test_a_second_server_is_kept_out(where: Path | str) -> None:
-    with Store.open(where):
-        with pytest.raises(Conflict, match="in use by another Runyard server"):
-            Store.open(where)
+    with Store.open(where), pytest.raises(Conflict, match="in use by another Runyard server"):
+        Store.open(where)
     Store.open(where).close()
 
 

@@ -493,6 +493,14 @@ def test_config_show(runyard: Runyard, tmp_path: Path, monkeypatch: pytest.Monke
     assert re.search(r"server\.port +1234\b", runyard("config", "show", "--config", str(file))[1])
 
 
+def test_the_agent_is_asked_without_a_server(runyard: Runyard, tmp_path: Path) -> None:
+    code, out, _ = runyard("agent", "status", "--data-dir", str(tmp_path), "-o", "json")
+    assert code == 0
+    status = json.loads(out)
+    assert (status["folder"], status["running"], status["live"]) == (str(tmp_path / "agent"), False, [])
+    assert runyard("agent", "stop", "--data-dir", str(tmp_path)) == (0, "no agent was running\n", "")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str, runyard: Runyard) -> None:
     code, out, _ = runyard("completion", shell)

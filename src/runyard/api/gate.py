@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send, WebSocketReceiveMessage
 
 from runyard.api.problem import MEDIA_TYPE, problem_body
 from runyard.auth.origin import OriginRules, refusal
@@ -19,7 +20,7 @@ class Gate:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         host = origin = site = length = None
@@ -53,7 +54,7 @@ class Gate:
         """For bodies without a length: stops reading when there is too much."""
         seen = 0
 
-        async def counted() -> Message:
+        async def counted() -> HTTPReceiveMessage | WebSocketReceiveMessage:
             nonlocal seen
             message = await receive()
             if message["type"] == "http.request":
@@ -73,5 +74,5 @@ async def _refuse(send: Send, error: RunyardError) -> None:
         # The rest of the request is not read.
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})  # type: ignore[typeddict-item]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -183,7 +183,7 @@ async def _sweep(config: Config, engine: Engine) -> None:
 
 
 async def _submit_once(service: Service, owner: str, jobs: list[JobSpec]) -> None:
-    """Submits the jobs of `--jobs`, unless this very list was submitted before."""
+    """Submits the jobs of `--jobs`, unless this very list was submitted before; names that are live are left alone."""
     if not jobs:
         return
     digest = hashlib.sha256(msgspec.json.encode(jobs, order="deterministic")).digest()
@@ -196,6 +196,8 @@ async def _submit_once(service: Service, owner: str, jobs: list[JobSpec]) -> Non
         return Answer(200, b"{}")
 
     async def act(keep: Any) -> Answer:
-        return await service.submit(jobs, render, origin="native", owner=owner, keep=keep)
+        live = service.engine.reactor.roster.names
+        wanted = [job for job in jobs if job.name is None or job.name not in live]
+        return await service.submit(wanted, render, origin="native", owner=owner, keep=keep)
 
     await service.once(replay, act)

@@ -65,7 +65,8 @@ def status(data_dir: str | None, file: str | None, form: str) -> int:
 
     from runyard.executors.local import agent_status
 
-    record = msgspec.to_builtins(agent_status(_agent_folder(file, data_dir)))
+    found = agent_status(_agent_folder(file, data_dir))
+    record = msgspec.to_builtins(found) | {"live": [str(run) for run in found.live]}
     echo_record(record, [Column(key.replace("_", " "), itemgetter(key)) for key in record], form)
     return exits.OK
 

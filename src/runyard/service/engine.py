@@ -284,17 +284,16 @@ class Engine:
         new: set[int] = set()
         runs: dict[tuple[int, int, int], Replica] = {}
         for command in commands:
-            kind = type(command)
-            if kind is Event:
+            if isinstance(command, Event):
                 events.append(command)
                 jobs[command.job] = None
                 if command.type == "job.submitted":
                     new.add(command.job)
-            elif kind is SaveRun:
+            elif isinstance(command, SaveRun):
                 runs[command.job, command.index, command.replica.attempt] = command.replica
-            elif kind is Forget:
+            elif isinstance(command, Forget):
                 self._leaving[command.record.id] = command.record
-            elif kind is Refuse:
+            elif isinstance(command, Refuse):
                 self.refused[command.job] = command.error
         batch.add_events(events)
         for job in jobs:
@@ -304,9 +303,9 @@ class Engine:
         for (job, index, _), replica in runs.items():
             batch.save_run(job, index, replica)
         for input in inputs:
-            if type(input) is NodeSynced and input.node.name in self._boots:
+            if isinstance(input, NodeSynced) and input.node.name in self._boots:
                 batch.set_meta(f"boot:{input.node.name}", self._boots[input.node.name])
-            elif type(input) is Delete and input.job not in self._reactor.jobs:
+            elif isinstance(input, Delete) and input.job not in self._reactor.jobs:
                 batch.delete_job(input.job)
 
     def _answers(
@@ -332,13 +331,13 @@ class Engine:
         events: list[Event] = []
         stops: list[StopRun | SignalRun] = []
         for command in commands:
-            if type(command) is Event:
+            if isinstance(command, Event):
                 events.append(command)
-            elif type(command) is StartRun:
+            elif isinstance(command, StartRun):
                 launches.setdefault(command.shares[0].node, []).append(launch_message(command, self.output.prepare))
-            elif type(command) is StopRun or type(command) is SignalRun:
+            elif isinstance(command, StopRun | SignalRun):
                 stops.append(command)
-            elif type(command) is Forget:
+            elif isinstance(command, Forget):
                 self._leaving.pop(command.record.id, None)
                 for future in self._endings.pop(command.record.id, ()):
                     if not future.done():

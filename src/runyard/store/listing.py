@@ -93,8 +93,11 @@ def _walks(wanted: Filter) -> list[_Walk]:
     if wanted.name is not None:
         walks.append(equal(_jobs.name, wanted.name))
     for key, value in wanted.labels.items():
-        label = [_labels.key == key, _labels.value == value]
-        walks.append(_Walk(tables.job_labels, _labels.job, [label], exists().where(_labels.job == _jobs.id, *label)))
+        along = [_labels.key == key, _labels.value == value]
+        # Under another name, for the walk may be along another label.
+        other = tables.job_labels.alias().c
+        test = exists().where(other.job == _jobs.id, other.key == key, other.value == value)
+        walks.append(_Walk(tables.job_labels, _labels.job, [along], test))
     if wanted.states:
         codes = row.state_codes(wanted.states)
         walks.append(_Walk(tables.jobs, _jobs.id, [[_jobs.state == c] for c in codes], (_jobs.state + 0).in_(codes)))

@@ -38,10 +38,10 @@ _LOG_SIZE = 64 * 1024 * 1024
 _BUSY = 5.0
 _ROOM = 1024 * 1024
 """Bytes that must be free before the store counts as able to write again."""
-# Rows hold what people gave us, secrets included: errors must not repeat them.
-_ENGINE: dict[str, Any] = {"hide_parameters": True}
 _ADVISORY_LOCK = 0x52_55_4E_59
 """PostgreSQL's counterpart of the lock file."""
+# Rows hold what people gave us, secrets included: errors must not repeat them.
+_ENGINE: dict[str, Any] = {"hide_parameters": True}
 
 # What these say is a defect of ours, or of the data: not that storage fails.
 _OUR_FAULT = (IntegrityError, ProgrammingError, DataError, NotSupportedError)

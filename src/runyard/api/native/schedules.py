@@ -47,7 +47,7 @@ class ScheduleList(msgspec.Struct, kw_only=True):
 class _PreviewBody(Operation):
     def __post_init__(self) -> None:
         reference = Reference("#/components/schemas/PreviewRequest")
-        self.request_body = RequestBody({"application/json": OpenAPIMediaType(reference)}, required=True)  # type: ignore[arg-type]
+        self.request_body = RequestBody({"application/json": OpenAPIMediaType(reference)}, required=True)
 
 
 @get(
