@@ -36,7 +36,9 @@ def bare(jobs: int, folder: Path) -> float:
     while started < jobs or live:
         while started < jobs and len(live) < WINDOW:
             files = [(os.POSIX_SPAWN_OPEN, fd, f"{folder}/{started}.{fd}", flags, 0o600) for fd in (1, 2)]
-            pid = os.posix_spawn("/bin/true", ["true"], env, file_actions=files, setsid=True, setsigdef=[signal.SIGPIPE])
+            pid = os.posix_spawn(
+                "/bin/true", ["true"], env, file_actions=files, setsid=True, setsigdef=[signal.SIGPIPE]
+            )
             pidfd = os.pidfd_open(pid)
             epoll.register(pidfd, select.EPOLLIN)
             live[pidfd] = pid

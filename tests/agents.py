@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runyard.agent import process
-from runyard.executors.local import connect, start_agent
+from runyard.executors.local import agent_status, connect, start_agent
 from runyard.model import wire
 from runyard.model.ids import RunKey
 from tests.helpers import wait_until
@@ -67,6 +67,11 @@ class Client:
         for body in self._frames.feed(data):
             self.messages += wire.decode_from_agent(body)
 
+    def hung_up(self) -> bool:
+        """Whether the agent has ended the connection."""
+        self.receive()
+        return self.closed
+
     def started(self, run: RunKey) -> wire.Started:
         return self.wait(wire.Started, lambda report: report.run == run)
 
@@ -98,11 +103,7 @@ class AgentProcess:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "agent.log").read_text()
-        try:
-            connect(self.folder, "control.sock").close()
-        except OSError:
-            return False
-        return True
+        return agent_status(self.folder).pid == self._process.pid
 
     def client(self, name: str = "agent.sock") -> Client:
         client = Client(self.folder, name)
@@ -118,6 +119,10 @@ class AgentProcess:
     def wait(self, timeout: float = 20.0) -> int:
         assert self._process is not None
         return self._process.wait(timeout)
+
+    def memory(self) -> int:
+        """Resident, in kB."""
+        return int(status_of(self.pid)["VmRSS"].split()[0])
 
     def launch(self, argv: Sequence[str], run: RunKey | None = None, **options: Any) -> wire.Launch:
         """A launch message with output files of its own."""
@@ -141,14 +146,13 @@ class AgentProcess:
     def close(self) -> None:
         for client in self._clients:
             client.close()
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._process.terminate()
-                try:
-                    self._process.wait(10)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         while left := self.marked():
             for proc in left:
                 process.send(proc, signal.SIGKILL)

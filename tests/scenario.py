@@ -21,10 +21,12 @@ from runyard.model.job import (
     Stop,
 )
 from runyard.model.node import Node
-from tests.simulator import Program, Simulation
+from tests.simulated import Program
+from tests.simulator import Simulation
 
 GIB = 1 << 30
-CRONS = ("* * * * *", "*/5 * * * *", "*/20 * * * * *", "0 * * * *", "30 2 * * *")
+RARE = ("0 */6 * * *", "30 2 * * *")
+CRONS = ("* * * * *", "*/5 * * * *", "*/20 * * * * *", *RARE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def random_resources(rng: random.Random, nodes: int) -> Resources:
 
 
 def drive(sim: Simulation, seed: int, plan: Plan) -> None:
-    """Lets `plan` happen to the simulation at random moments, ends what would never end, and waits until all is quiet."""
+    """Lets `plan` happen at random moments, ends what would never end, and waits until all is quiet."""
     rng = random.Random(f"scenario {seed}")
     refs: list[str] = []
     jobs: list[int] = []
@@ -137,7 +139,7 @@ def drive(sim: Simulation, seed: int, plan: Plan) -> None:
         sim.clock.run_until(begin + at)
         sim.note(deed)
         if deed == "submit":
-            specs = []
+            specs: list[JobSpec] = []
             for _ in range(rng.choices((1, 4), (9, 1))[0]):
                 name = f"name{rng.randrange(plan.jobs)}" if rng.random() < 0.5 else None
                 others = refs[-8:] + [spec.name for spec in specs if spec.name] + ["ghost"]
@@ -174,11 +176,19 @@ def drive(sim: Simulation, seed: int, plan: Plan) -> None:
 
 
 def finish(sim: Simulation) -> None:
-    """Cancels services and every other cron job, which would go on for ever, and waits for the end of the rest."""
+    """Cancels what would go on for ever, all but the rare cron jobs, and waits for the end of the rest."""
     sim.advance(120.0)
-    for number, record in enumerate(list(sim.server.reactor.jobs.values())):
-        lifecycle = record.spec.lifecycle
-        endless = record.spec.restart is not None and record.spec.restart.policy is RestartPolicy.ALWAYS
-        if lifecycle is Lifecycle.SERVICE or endless or (lifecycle is Lifecycle.CRON and number % 2):
-            sim.request(Cancel(job=record.id))
+    while True:
+        endless = [
+            record.id
+            for record in sim.server.reactor.jobs.values()
+            if record.spec.lifecycle is Lifecycle.SERVICE
+            or record.spec.restart_rule.policy is not RestartPolicy.NEVER
+            or (record.spec.schedule is not None and record.spec.schedule.cron not in RARE)
+        ]
+        if sim.server.up and not endless:
+            break
+        for job in endless:
+            sim.request(Cancel(job=job))
+        sim.advance(60.0)
     sim.settle()

@@ -6,20 +6,19 @@ Everything follows from a seed, so a failure replays exactly. What is simulated 
   crash loses everything that is not on disk; the next server loads what the store's own rows hold.
 * Messages on one connection keep their order. A lost connection loses what is in flight both ways; on the next one the
   agent says what is live and repeats its unacknowledged reports, and `NodeSynced` follows them.
-* An agent starts a run that it knows (live or unacknowledged) only once. A new agent can't observe how a run ended while
-  there was none. A reboot ends every run without a report.
+* An agent starts a run that it knows (live or unacknowledged) only once. A new agent can't observe how a run ended
+  while there was none. A reboot ends every run without a report.
 
 The promises of the design are checked while it runs and, at the end, by `Simulation.check_history`.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -50,57 +49,9 @@ from runyard.model.signals import signal_number
 from runyard.model.state import ACTIVE, BY_CODE, ENDED, LIVE, TRANSITIONS, State, Why
 from runyard.store import row
 from runyard.store.batch import Batch
-
-#: 2026-01-05T00:00:00Z, a Monday.
-START = 1_767_571_200.0
+from tests.simulated import Agent, Clock, Link
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Program(NamedTuple):
-    """What a simulated process does, written into its command."""
-
-    duration: float
-    """Seconds."""
-    exit_code: int = 0
-    deaf: bool = False
-    """Ignores its stop signal."""
-    missing: bool = False
-    """There is no such program: it can't be started."""
-
-    @property
-    def command(self) -> list[str]:
-        words = [word for word in ("deaf", "missing") if getattr(self, word)]
-        return ["simulated", repr(self.duration), str(self.exit_code), *words]
-
-    @classmethod
-    def of(cls, argv: list[str]) -> Program:
-        return cls(float(argv[1]), int(argv[2]), "deaf" in argv, "missing" in argv)
-
-
-class Clock:
-    """Virtual time: calls back in order of time, then of asking."""
-
-    def __init__(self) -> None:
-        self.now = START
-        self.steps = 0
-        self._calls: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._count = 0
-
-    def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
-        self._count += 1
-        heapq.heappush(self._calls, (self.now + max(seconds, 0.0), self._count, call, arguments))
-
-    def run_until(self, moment: float) -> None:
-        while self._calls and self._calls[0][0] <= moment:
-            self.now, _, call, arguments = heapq.heappop(self._calls)
-            self.steps += 1
-            call(*arguments)
-        self.now = max(self.now, moment)
-
-    @property
-    def next_at(self) -> float | None:
-        return self._calls[0][0] if self._calls else None
 
 
 class Disk:
@@ -147,6 +98,9 @@ class Disk:
     def state(self, job: int) -> State:
         return BY_CODE[self.jobs[job][0]]
 
+    def ended(self, job: int) -> bool:
+        return job in self.jobs and job not in self.live
+
     def record(self, job: int) -> JobRecord:
         """The job as a new server reads it."""
         record = row.record_of((job, *self.births[job][1:5], *self.jobs[job][:-1], self.specs[job]))
@@ -159,192 +113,6 @@ class Disk:
 
     def known(self, job: int) -> Known:
         return Known(job, self.state(job), self.jobs[job][4] is not None)
-
-
-class Link:
-    """One connection between an agent and the server. What is under way on it is lost with it."""
-
-    def __init__(self, clock: Clock, rng: random.Random, agent: Agent) -> None:
-        self.agent = agent
-        self.up = True
-        self.synced = False
-        self._clock = clock
-        self._rng = rng
-        self._latest = {True: 0.0, False: 0.0}
-
-    def send(self, to_agent: bool, call: Callable[..., None], *arguments: Any) -> None:
-        """Delivers in order, after a delay."""
-        now = self._clock.now
-        latest = self._latest[to_agent] = max(self._latest[to_agent], now + self._rng.uniform(0.0001, 0.005))
-        self._clock.after(latest - now, self._deliver, call, arguments)
-
-    def _deliver(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if self.up:
-            call(*arguments)
-
-
-class Process:
-    """A simulated process, with the end that awaits it."""
-
-    __slots__ = ("end", "forced", "launch", "lost", "program", "running", "started")
-
-    def __init__(self, launch: wire.Launch, now: float) -> None:
-        self.launch = launch
-        self.program = Program.of(launch.argv)
-        self.started = now
-        self.running = True
-        self.lost = False
-        """It ended while there was no agent."""
-        self.forced = False
-        """It ends because the agent makes it."""
-        self.end = now + self.program.duration
-
-
-class Agent:
-    """The agent of one node; its journal outlives it."""
-
-    def __init__(self, world: Simulation, node: Node) -> None:
-        self.world = world
-        self.node = node
-        self.up = True
-        self.boot = 1
-        self.link: Link | None = None
-        self.live: dict[RunKey, Process] = {}
-        self.unacked: deque[wire.Started | wire.Exited] = deque()
-        self._owed: Counter[RunKey] = Counter()
-        self._seq = 0
-        self._pid = 100
-
-    # Messages ---------------------------------------------------------------------------------------------------
-
-    def launch(self, message: wire.Launch) -> None:
-        run = message.run
-        if run in self.live or run in self._owed:
-            return
-        clock = self.world.clock
-        process = Process(message, clock.now)
-        self._pid += 1
-        if process.program.missing:
-            self._report(wire.Exited(self._next(), run, 0, clock.now, None, None, reason="no such program"))
-            return
-        self.world.program_started(self, run, message)
-        self.live[run] = process
-        self._report(wire.Started(self._next(), run, self._pid, clock.now))
-        limit = message.time_limit
-        if limit is not None and limit < process.program.duration:
-            clock.after(limit, self._force, process, message.stop_signal, message.grace, True)
-        else:
-            clock.after(process.program.duration, self._end, process, process.end, process.program.exit_code, None, False)
-
-    def stop(self, message: wire.Stop) -> None:
-        process = self.live.get(message.run)
-        if process is not None:
-            self._force(process, message.signal, message.grace, False)
-
-    def signal(self, message: wire.Signal) -> None:
-        process = self.live.get(message.run)
-        if process is not None and not process.program.deaf and message.signal in (9, 15):
-            self._force(process, message.signal, 0.0, False)
-
-    def ack(self, upto: int) -> None:
-        while self.unacked and self.unacked[0].seq <= upto:
-            report = self.unacked.popleft()
-            self._owed[report.run] -= 1
-            if not self._owed[report.run]:
-                del self._owed[report.run]
-
-    # Processes --------------------------------------------------------------------------------------------------
-
-    def _force(self, process: Process, signal: int, grace: float, timed_out: bool) -> None:
-        """Makes the process end: now, or when its grace is over."""
-        if not process.running or process.forced:
-            return
-        process.forced = True
-        now = self.world.clock.now
-        delay, number = (grace, 9) if process.program.deaf else (min(0.01, grace), signal)
-        if timed_out or now + delay < process.end:
-            process.end = now + delay
-            self.world.clock.after(delay, self._end, process, process.end, None, number, timed_out)
-
-    def _end(
-        self, process: Process, moment: float, exit_code: int | None, signal: int | None, timed_out: bool
-    ) -> None:
-        if not process.running or process.end != moment:
-            return
-        run = process.launch.run
-        if not self.up and process.forced:
-            # Nobody is there to do it: the next agent keeps the promise.
-            process.end = self.world.clock.now + 0.5
-            self.world.clock.after(0.5, self._end, process, process.end, exit_code, signal, timed_out)
-            return
-        process.running = False
-        self.world.program_ended(self, run)
-        if not self.up:
-            process.lost = True
-            return
-        del self.live[run]
-        self._report(wire.Exited(self._next(), run, 1, self.world.clock.now, exit_code, signal, timed_out))
-
-    def _next(self) -> int:
-        self._seq += 1
-        return self._seq
-
-    def _report(self, report: wire.Started | wire.Exited) -> None:
-        self.unacked.append(report)
-        self._owed[report.run] += 1
-        if self.link is not None:
-            self.link.send(False, self.world.server.reported, self.link, report)
-
-    # Life -------------------------------------------------------------------------------------------------------
-
-    def connect(self) -> None:
-        """Connects, unless it is connected, or there is no server: then it tries again later."""
-        if not self.up or (self.link is not None and self.link.up):
-            return
-        server = self.world.server
-        if not server.up:
-            self.world.clock.after(self.world.rng.uniform(0.05, 1.0), self.connect)
-            return
-        link = self.link = Link(self.world.clock, self.world.rng, self)
-        live = [run for run, process in self.live.items() if process.running]
-        link.send(False, server.hello, link, live, str(self.boot), list(self.unacked))
-
-    def lose_link(self) -> None:
-        link, self.link = self.link, None
-        if link is None or not link.up:
-            return
-        link.up = False
-        self.world.server.noticed_loss(self)
-        self.world.clock.after(self.world.rng.choice((0.001, 0.05, 2.0)), self.connect)
-
-    def crash(self) -> None:
-        """The agent is killed; its processes live on."""
-        if self.up:
-            self.lose_link()
-            self.up = False
-            self.world.clock.after(self.world.rng.uniform(0.01, 3.0), self._start, self.boot)
-
-    def _start(self, boot: int) -> None:
-        if self.up or boot != self.boot:
-            return
-        self.up = True
-        for run, process in list(self.live.items()):
-            if process.lost:
-                del self.live[run]
-                self._report(wire.Exited(self._next(), run, 1, self.world.clock.now, None, None))
-        self.connect()
-
-    def reboot(self) -> None:
-        """The host is started anew: every process is gone, and so is the news of how it ended."""
-        self.lose_link()
-        self.up = False
-        self.boot += 1
-        for run, process in self.live.items():
-            if process.running:
-                process.running = False
-                self.world.program_ended(self, run)
-        self.live.clear()
-        self.world.clock.after(self.world.rng.uniform(1.0, 30.0), self._start, self.boot)
 
 
 class _Item(NamedTuple):
@@ -404,9 +172,7 @@ class Server:
             self._inbox.append(item)
             self._kick()
 
-    def hello(
-        self, link: Link, live: list[RunKey], boot: str, unacked: list[wire.Started | wire.Exited]
-    ) -> None:
+    def hello(self, link: Link, live: list[RunKey], boot: str, unacked: list[wire.Started | wire.Exited]) -> None:
         """A connection is made: the old reports, then the node is in step."""
         for report in unacked:
             self.reported(link, report)
@@ -495,12 +261,11 @@ class Server:
                     job = disk.names.get(ref) or (int(ref) if ref.isdigit() and int(ref) in disk.jobs else None)
                     if gone is not None:
                         known[ref] = Known(gone.id, gone.state, gone.started_at is not None)
-                    elif job is not None and job not in disk.live:
+                    elif job is not None and disk.ended(job):
                         known[ref] = disk.known(job)
             return msgspec.structs.replace(event, known=known)
-        if isinstance(event, RestartJob) and event.job not in self.reactor.jobs and event.job not in self._leaving:
-            if event.job in disk.jobs and event.job not in disk.live:
-                return msgspec.structs.replace(event, record=disk.record(event.job))
+        if isinstance(event, RestartJob) and event.job not in self.reactor.jobs and disk.ended(event.job):
+            return msgspec.structs.replace(event, record=disk.record(event.job))
         return event
 
     def _snapshot(self, commands: list[Command], inputs: list[Input]) -> Batch:
@@ -652,7 +417,7 @@ class Simulation:
         self._keep_log = keep_log
         self._requests = 0
         self.server = Server(self)
-        self.agents = {node.name: Agent(self, node) for node in nodes}
+        self.agents = {node.name: Agent(node, self.clock, self.rng, self.server, self) for node in nodes}
         self.server.start()
         for agent in self.agents.values():
             agent.connect()
@@ -722,7 +487,7 @@ class Simulation:
 
     # How it ends ------------------------------------------------------------------------------------------------
 
-    def settle(self, limit: float = 20 * 86400.0) -> None:
+    def settle(self, limit: float = 2 * 86400.0) -> None:
         """Lets time pass until nothing is under way. Raises AssertionError that names the jobs that are stuck."""
         end = self.clock.now + limit
         while not self.quiet:

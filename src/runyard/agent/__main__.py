@@ -58,8 +58,8 @@ def main() -> int:
         recover(runs, journal.load())
         agent = Agent(runs, epoll, log, options.idle_exit)
         # Sockets come last: whoever can connect finds an agent that knows its runs.
-        agent.listen(_listen(folder, "control.sock"), control=True)
         agent.listen(_listen(folder, "agent.sock"), control=False)
+        agent.listen(_listen(folder, "control.sock"), control=True)
     except OSError as error:
         print(f"can't use {folder}: {error}", file=sys.stderr)
         return 4

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 
+from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
 from runyard.service.output import OutputReader
 from runyard.service.service import Service
@@ -56,7 +57,7 @@ def json_object(body: bytes, known: frozenset[str]) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is not JSON: {error}") from None
+        raise explain_json(body, error) from None
     if not isinstance(value, dict):
         raise InvalidInput(f"the body must be a JSON object, not {type(value).__name__}")
     unknown = value.keys() - known

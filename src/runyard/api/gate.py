@@ -47,7 +47,8 @@ class Gate:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"the body is larger than {self._max_body} bytes ([server] max_body): send it in parts", limit=self._max_body
+            f"the body is larger than {self._max_body} bytes ([server] max_body): send it in parts",
+            limit=self._max_body,
         )
 
     def _counted(self, receive: Receive) -> Receive:

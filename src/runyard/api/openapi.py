@@ -13,7 +13,7 @@ import runyard
 from runyard.api.context import AnyRequest
 from runyard.api.health import HEALTH_ROUTES
 from runyard.api.native import events, jobs, native_router, nodes, schedules
-from runyard.api.problem import Problem
+from runyard.api.problem import MEDIA_TYPE, Problem
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
 
 _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
@@ -35,6 +35,13 @@ _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
 )
 
 
+#: What every route may say: the gate refuses foreign pages and large bodies before any of them is asked.
+_REFUSAL = {
+    "description": "It is refused; the document says why.",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
 @lru_cache(maxsize=1)
 def openapi_document() -> dict[str, Any]:
     """The description of the native door and the health routes, as plain data."""
@@ -43,11 +50,19 @@ def openapi_document() -> dict[str, Any]:
         version=runyard.__version__,
         description="One job server for everything that runs on an AI or HPC box.",
     )
-    described = Litestar([native_router(), *HEALTH_ROUTES], openapi_config=config).openapi_schema.to_schema()
+    described = Litestar(
+        [native_router(), *HEALTH_ROUTES], openapi_config=config, logging_config=None
+    ).openapi_schema.to_schema()
     # msgspec knows its own types best: defaults, bounds and descriptions come from there.
     _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template="#/components/schemas/{name}")
     described.setdefault("components", {})["schemas"] = dict(sorted(components.items()))
     described["paths"] = dict(sorted(described["paths"].items()))
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            operation["responses"]["default"] = _REFUSAL
+        if path.endswith("/events"):
+            content = operations["get"]["responses"]["200"]["content"]
+            content |= {kind: {"schema": {"type": "string"}} for kind in (jobs.NDJSON, events.SSE)}
     described.pop("servers", None)
     return described
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
-from runyard.model.errors import RunyardError
+from runyard.model.errors import InvalidInput, NotFound, RunyardError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ class Problem(msgspec.Struct, kw_only=True):
     errors: list[dict[str, Any]] = []
 
 
+def refusal(text: str) -> ResponseSpec:
+    """Describes a refusal in OpenAPI."""
+    return ResponseSpec(Problem, description=text, media_type=MEDIA_TYPE, generate_examples=False)
+
+
 def problem_body(error: RunyardError) -> dict[str, Any]:
     """The document of a failure, with the failure's own fields beside the standard ones."""
     head = Problem(title=error.title, status=error.status, detail=error.detail, code=error.code)
@@ -46,24 +52,36 @@ def _on_runyard_error(_: Request[Any, Any, Any], error: RunyardError) -> Respons
     return problem_response(error)
 
 
-def _on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own refusals: no such route, a method that is not there, a query parameter of the wrong type."""
     errors: list[dict[str, Any]] = []
-    detail = error.detail
+    detail, title = error.detail, error.__class__.__name__.removesuffix("Exception") or "Refused"
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
         errors = [
-            {"field": item.get("key", ""), "value": None, "rule": item.get("message", "")}
+            _parameter(request, item.get("key", ""), item.get("message", ""))
             for item in error.extra
             if isinstance(item, dict)
         ]
         detail = "; ".join(f"{item['field']}: {item['rule']}" for item in errors) or detail
+        title = InvalidInput.title
     elif error.status_code == 404:
         detail = "there is nothing at this address; the API begins at /api/v1, its description is /openapi.json"
-    title = error.__class__.__name__.removesuffix("Exception") or "Refused"
+        title = NotFound.title
+    elif error.status_code == 405:
+        detail = f"{request.method} does nothing at this address; it takes {(error.headers or {}).get('allow', 'GET')}"
+        title = "This method is not possible here"
     code = _CODES.get(error.status_code, "refused")
     body = Problem(title=title, status=error.status_code, detail=detail, code=code, errors=errors)
     headers = {key: value for key, value in (error.headers or {}).items() if key.lower() != "content-length"}
     return Response(msgspec.json.encode(body), status_code=error.status_code, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _parameter(request: Request[Any, Any, Any], name: str, rule: str) -> dict[str, Any]:
+    """A parameter under the name that the caller gave it."""
+    header = name.replace("_", "-").title()
+    if name not in request.query_params and header in request.headers:
+        return {"field": header, "value": request.headers[header][:200], "rule": rule}
+    return {"field": name, "value": request.query_params.get(name), "rule": rule}
 
 
 def _on_defect(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

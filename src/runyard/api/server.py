@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import hashlib
 import logging
+import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._engine = engine
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own one raises the signal again when it is done: the store would never be closed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._engine.begin_close()
         await super().shutdown(sockets)
@@ -109,9 +120,7 @@ async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -
         pass_env=config.agent.pass_env,
     )
     scheduler = config.scheduler
-    policy = Policy(
-        scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores
-    )
+    policy = Policy(scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores)
     engine = Engine(store, {"local": executor}, output, policy)
     limits = config.limits
     service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch))
@@ -148,6 +157,10 @@ async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -
         await engine.start()
         sweeper = asyncio.create_task(_sweep(config, engine))
         await _submit_once(service, context.owner, jobs)
+        # What is there now stays: the collector need not look at it again, nor look often at short-lived records.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"Runyard is listening on http://{shown}:{port} (data in {folder})", flush=True)

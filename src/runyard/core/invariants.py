@@ -7,6 +7,7 @@ from collections import Counter
 from runyard.core.claim import Vector
 from runyard.core.reactor import Reactor
 from runyard.model.ids import RunKey
+from runyard.model.node import Share
 from runyard.model.state import ACTIVE, ENDED, LIVE, State, Why
 
 
@@ -50,24 +51,26 @@ def check_invariants(reactor: Reactor) -> None:
 
 def _check_nodes(reactor: Reactor) -> None:
     scheduler, pool = reactor.scheduler, reactor.scheduler.pool
+    on: dict[str, list[tuple[RunKey, Share]]] = {}
+    for run, (_, shares) in pool.held.items():
+        for share in shares:
+            on.setdefault(share.node, []).append((run, share))
     for name, place in pool.places.items():
+        held = on.get(name, [])
         used = Vector(0, 0, 0, 0)
-        cores: list[int] = []
-        gpus: list[int] = []
-        for run, (_, shares) in scheduler.pool.held.items():
-            for share in shares:
-                if share.node == name:
-                    assert not share.exclusive or used == Vector(0, 0, 0, 0), f"{run} is exclusive on a shared {name}"
-                    used = used.plus(pool.amount(place, share))
-                    cores += share.cores
-                    gpus += share.gpus
+        for run, share in held:
+            assert not share.exclusive or len(held) == 1, f"{run} is exclusive on {name}, which others use too"
+            used = used.plus(place.amount(share))
+        cores = [core for _, share in held for core in share.cores]
+        gpus = [gpu for _, share in held for gpu in share.gpus]
         assert place.free == place.total.minus(used), f"node {name}: the free amounts are off"
         assert len(cores) == len(set(cores)), f"node {name}: a core is given twice"
         assert len(gpus) == len(set(gpus)), f"node {name}: a GPU is given twice"
         assert min(place.free) >= 0, f"node {name} is overbooked"
         assert bin(place.cores).count("1") == len(place.node.cores) - len(cores)
-        assert (place.seat is not None) == place.up
-    assert sorted(pool.releases) == pool.releases
+        assert (place.level is not None) == place.up
+        assert sorted(run for run, _ in held) == sorted(pool.runs_on(name)) == sorted(r.run for r in place.releases)
+        assert sorted(place.releases) == place.releases
     assert sorted(scheduler._queue) == scheduler._queue
     assert set(scheduler._queue) == set(scheduler._claims)
     assert set(scheduler._light_order) == set(scheduler._light)

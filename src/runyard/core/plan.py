@@ -2,11 +2,86 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runyard.core.claim import Claim, Vector
-from runyard.core.pool import Place, Pool, Release
+from runyard.core.claim import Claim, Kind, Vector
+from runyard.core.pool import Place, Pool
+
+#: A run that is past its planned end is taken to end in this time (seconds).
+OVERDUE = 1.0
+#: Kinds of claims for which the outlook of all nodes is kept.
+MAX_OUTLOOKS = 32
+
+
+class Outlook:
+    """For one kind of claim: every node that can ever take it, by the planned end of the run that lets it in.
+
+    Minus infinity stands for now. Kept up to date by what has changed on the nodes.
+    """
+
+    def __init__(self, pool: Pool, claim: Claim) -> None:
+        self._pool = pool
+        self._claim = claim
+        self._ends: dict[str, float] = {}
+        self.order: list[tuple[float, str]] = []
+        self.changed = set(pool.places)
+
+    def refresh(self) -> None:
+        ends, order = self._ends, self.order
+        fresh: list[tuple[float, str]] = []
+        for name in sorted(self.changed):
+            end = self._end(self._pool.places[name])
+            old = ends.pop(name, None)
+            if old is not None:
+                del order[bisect_left(order, (old, name))]
+            if end is not None:
+                ends[name] = end
+                fresh.append((end, name))
+        self.changed.clear()
+        if len(fresh) > len(order) // 8:
+            order += fresh
+            order.sort()
+        else:
+            for row in fresh:
+                insort(order, row)
+
+    def _end(self, place: Place) -> float | None:
+        claim = self._claim
+        if not place.up or place.node.executor != claim.executor or not claim.each.fits(place.total):
+            return None
+        want, free = place.want(claim), place.free
+        if want.fits(free):
+            return -math.inf
+        for end, _, amount in place.releases:
+            free = free.plus(amount)
+            if want.fits(free):
+                return end
+        # The node has become smaller than what its runs hold: one of them has to end first.
+        return place.releases[-1].end if place.releases else None
+
+
+class Outlooks:
+    """The outlooks for the kinds of claims that were asked for last."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._kept: dict[Kind, Outlook] = {}
+
+    def of(self, claim: Claim) -> Outlook:
+        outlook = self._kept.pop(claim.kind, None)
+        if outlook is None:
+            outlook = Outlook(self._pool, claim)
+            self._pool.watchers.append(outlook.changed)
+            if len(self._kept) >= MAX_OUTLOOKS:
+                oldest = self._kept.pop(next(iter(self._kept)))
+                self._pool.watchers[:] = [seen for seen in self._pool.watchers if seen is not oldest.changed]
+        self._kept[claim.kind] = outlook
+        outlook.refresh()
+        return outlook
 
 
 class Reservation(NamedTuple):
@@ -18,83 +93,172 @@ class Reservation(NamedTuple):
 class Plan:
     """The future as planned in one pass: present releases, and the reservations made so far."""
 
-    def __init__(self, pool: Pool, now: float) -> None:
+    def __init__(self, pool: Pool, outlooks: Outlooks, now: float) -> None:
         self._pool = pool
+        self._outlooks = outlooks
         self._now = now
         self._reserved: dict[str, list[Reservation]] = {}
-        self._by_node: dict[str, list[Release]] | None = None
-        self.depth = 0
+        # Nodes on which something was reserved or started in this pass, with a count: more can only come later there.
+        self._touched: dict[str, int] = {}
+        self._profiles: dict[str, list[tuple[float, Vector]]] = {}
+        self._fronts: dict[tuple[Kind, float], Front] = {}
 
     def fit_now(self, claim: Claim) -> list[str] | None:
         """Nodes on which the claim can start now without delaying any reservation."""
         chosen: list[str] = []
         for place in self._pool.candidates(claim):
             name = place.node.name
-            if name not in self._reserved or self._fits_at(place, claim, self._now):
+            if name not in self._reserved or self.earliest(name, claim, self._now) == self._now:
                 chosen.append(name)
                 if len(chosen) == claim.nodes:
                     return chosen
         return None
 
+    def started(self, names: list[str]) -> None:
+        """A run was started on these nodes."""
+        for name in names:
+            self._touch(name)
+
     def reserve(self, claim: Claim) -> float | None:
         """Reserves the earliest time at which the claim fits, and returns it; None if it never does."""
-        self.depth += 1
-        places = self._pool.places
-        # Nodes that fit at the present moment but are spoken for become free again when a reservation ends.
-        ready: dict[str, None] = {}
-        seen: set[float] = set()
-        for moment, name in self._moments(claim):
-            place = places[name]
-            if not place.up or place.node.executor != claim.executor or not claim.each.fits(place.total):
+        front = self._fronts.get((claim.kind, claim.duration))
+        if front is None:
+            front = self._fronts[claim.kind, claim.duration] = Front(self, self._outlooks.of(claim), claim, self._now)
+        found = front.take()
+        if found is None:
+            return None
+        moment, names = found
+        for name in names:
+            amount = self._pool.places[name].want(claim)
+            self._reserved.setdefault(name, []).append(Reservation(moment, moment + claim.duration, amount))
+            self._touch(name)
+        return moment
+
+    def _touch(self, name: str) -> None:
+        self._touched[name] = self._touched.get(name, 0) + 1
+        self._profiles.pop(name, None)
+
+    def version(self, name: str) -> int:
+        """Goes up with each reservation and each start on the node in this pass."""
+        return self._touched.get(name, 0)
+
+    def earliest(self, name: str, claim: Claim, after: float) -> float:
+        """When the claim fits on the node for its whole duration, from `after` on (Unix seconds)."""
+        want = self._pool.places[name].want(claim)
+        start: float | None = None
+        profile = self._profile(name)
+        for position, (moment, free) in enumerate(profile):
+            following = profile[position + 1][0] if position + 1 < len(profile) else math.inf
+            if following <= after:
                 continue
-            if moment not in seen:
-                seen.add(moment)
-                ready = {other: None for other in ready if self._fits_at(places[other], claim, moment)}
-            if name not in ready and self._fits_at(place, claim, moment):
-                ready[name] = None
-            if len(ready) >= claim.nodes:
-                for other in list(ready)[: claim.nodes]:
-                    amount = places[other].want(claim)
-                    self._reserved.setdefault(other, []).append(Reservation(moment, moment + claim.duration, amount))
-                return moment
+            if not want.fits(free):
+                start = None
+                continue
+            if start is None:
+                start = max(moment, after)
+            if following >= start + claim.duration:
+                return start
+        return math.inf
+
+    def _profile(self, name: str) -> list[tuple[float, Vector]]:
+        """What is free on the node from which moment on, reservations considered."""
+        profile = self._profiles.get(name)
+        if profile is None:
+            place = self._pool.places[name]
+            soon = self._now + OVERDUE
+            steps = [(max(end, soon), amount) for end, _, amount in place.releases]
+            free = place.free
+            for start, end, amount in self._reserved.get(name, ()):
+                if start > self._now:
+                    steps.append((start, _NONE.minus(amount)))
+                else:
+                    free = free.minus(amount)
+                steps.append((end, amount))
+            steps.sort()
+            profile = [(self._now, free)]
+            for moment, amount in steps:
+                free = free.plus(amount)
+                if profile[-1][0] == moment:
+                    profile[-1] = (moment, free)
+                else:
+                    profile.append((moment, free))
+            self._profiles[name] = profile
+        return profile
+
+
+class Front:
+    """For claims of one kind and duration: the nodes by the earliest time at which they can take one, soonest first."""
+
+    def __init__(self, plan: Plan, outlook: Outlook, claim: Claim, now: float) -> None:
+        self._plan = plan
+        self._claim = claim
+        self._now = now
+        self._untouched = iter(list(outlook.order))
+        self._next = next(self._untouched, None)
+        self._heap: list[tuple[float, str, int]] = []
+
+    def take(self) -> tuple[float, list[str]] | None:
+        """The earliest time at which as many nodes as the claim asks for can take it together, and these nodes."""
+        plan, claim = self._plan, self._claim
+        seen: list[tuple[float, str, int]] = []
+        ready: list[str] = []
+        # Nodes that could have taken it at some moment, but not when the others can: when they can again.
+        again: list[tuple[float, str]] = []
+        moment = self._now
+        result: tuple[float, list[str]] | None = None
+        while result is None:
+            row = self._pop()
+            if row is not None:
+                seen.append(row)
+            if again and (row is None or again[0][0] <= row[0]):
+                if row is not None:
+                    self._push(seen.pop())
+                start, name = heapq.heappop(again)
+            elif row is not None:
+                start, name, _ = row
+            else:
+                break
+            if start > moment:
+                moment = start
+                late = [(other, plan.earliest(other, claim, moment)) for other in ready if plan.version(other)]
+                gone = {other for other, at in late if at > moment}
+                ready = [other for other in ready if other not in gone]
+                for other, at in late:
+                    if other in gone and at < math.inf:
+                        heapq.heappush(again, (at, other))
+            ready.append(name)
+            if len(ready) == claim.nodes:
+                result = moment, ready
+        for row in seen:
+            self._push(row)
+        return result
+
+    def _push(self, row: tuple[float, str, int]) -> None:
+        heapq.heappush(self._heap, row)
+
+    def _pop(self) -> tuple[float, str, int] | None:
+        """The next node, with the earliest time that holds for it as things are now reserved."""
+        for start, name, version in self._lowest():
+            if version == self._plan.version(name):
+                return start, name, version
+            # Times only move back while a plan is made: a stale one is a bound, so the order stays right.
+            start = self._plan.earliest(name, self._claim, self._now)
+            if start < math.inf:
+                self._push((start, name, self._plan.version(name)))
         return None
 
-    def _moments(self, claim: Claim) -> Iterator[tuple[float, str]]:
-        """Times at which something becomes free, with the node, in order; those that fit now come first."""
-        first = self._now
-        for place in self._pool.candidates(claim):
-            yield first, place.node.name
-        ends = [(r.end, name) for name, rows in self._reserved.items() for r in rows]
-        ends.sort()
-        position = 0
-        for release in self._pool.releases:
-            moment = max(release.end, first + 1.0)
-            while position < len(ends) and ends[position][0] <= moment:
-                yield max(ends[position][0], first + 1.0), ends[position][1]
-                position += 1
-            yield moment, release.node
-        yield from ends[position:]
+    def _lowest(self) -> Iterator[tuple[float, str, int]]:
+        while True:
+            if self._next is not None:
+                end, name = self._next
+                start = self._now if end == -math.inf else max(end, self._now + OVERDUE)
+                if not self._heap or start <= self._heap[0][0]:
+                    self._next = next(self._untouched, None)
+                    yield start, name, 0
+                    continue
+            if not self._heap:
+                return
+            yield heapq.heappop(self._heap)
 
-    def _fits_at(self, place: Place, claim: Claim, start: float) -> bool:
-        """Does the claim fit on the node from `start` for its whole duration, besides what is reserved there?"""
-        want, end = place.want(claim), start + claim.duration
-        rows = self._reserved.get(place.node.name, ())
-        moments = [start, *(row.start for row in rows if start < row.start < end)]
-        for moment in moments:
-            free = place.free
-            for release in self._releases_of(place.node.name):
-                if max(release.end, self._now + 1.0) <= moment:
-                    free = free.plus(release.amount)
-            for row in rows:
-                if row.start <= moment < row.end:
-                    free = free.minus(row.amount)
-            if not want.fits(free):
-                return False
-        return True
 
-    def _releases_of(self, name: str) -> list[Release]:
-        if self._by_node is None:
-            self._by_node = {}
-            for release in self._pool.releases:
-                self._by_node.setdefault(release.node, []).append(release)
-        return self._by_node.get(name, [])
+_NONE = Vector(0, 0, 0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -12,10 +12,18 @@ from runyard.model.ids import RunKey
 from runyard.model.node import Node, Share
 
 
+class Release(NamedTuple):
+    """What a running run will give back on one node, at the end of its planned time (Unix seconds)."""
+
+    end: float
+    run: RunKey
+    amount: Vector
+
+
 class Place:
     """A node's present state: its free cores and GPUs as bit masks over their positions."""
 
-    __slots__ = ("cores", "free", "gpus", "node", "seat", "total", "up")
+    __slots__ = ("cores", "free", "gpus", "level", "node", "releases", "total", "up")
 
     def __init__(self, node: Node, slots: int) -> None:
         self.node = node
@@ -24,7 +32,10 @@ class Place:
         self.cores = (1 << len(node.cores)) - 1
         self.gpus = (1 << len(node.gpus)) - 1
         self.up = False
-        self.seat: tuple[str, int, int] | None = None
+        self.level: tuple[int, int] | None = None
+        """Free GPUs and cores, as the pool has filed it; None while it is down."""
+        self.releases: list[Release] = []
+        """By planned end."""
 
     def want(self, claim: Claim) -> Vector:
         """What `claim` takes of this node in particular."""
@@ -32,6 +43,36 @@ class Place:
 
     def takes(self, claim: Claim) -> bool:
         return self.want(claim).fits(self.free) and claim.each.fits(self.total)
+
+    def amount(self, share: Share) -> Vector:
+        if share.exclusive:
+            return self.total
+        return Vector(len(share.cores), len(share.gpus), share.memory, 1)
+
+    def take(self, run: RunKey, share: Share, until: float) -> None:
+        amount = self.amount(share)
+        self.free = self.free.minus(amount)
+        if share.cores:
+            self.cores &= ~_mask(share.cores, self.node.cores)
+        if share.gpus:
+            self.gpus &= ~_mask(share.gpus, self.node.gpus)
+        insort(self.releases, Release(until, run, amount))
+
+    def give_back(self, run: RunKey, share: Share, until: float) -> None:
+        amount = self.amount(share)
+        self.free = self.free.plus(amount)
+        if share.cores:
+            self.cores |= _mask(share.cores, self.node.cores)
+        if share.gpus:
+            self.gpus |= _mask(share.gpus, self.node.gpus)
+        del self.releases[bisect_left(self.releases, Release(until, run, amount))]
+
+    def cut(self, claim: Claim) -> Share:
+        """A share for the claim out of what is free: the cores and GPUs that come first."""
+        want = self.want(claim)
+        cores = _named(_lowest(self.cores, want.cores), self.node.cores)
+        gpus = _named(_lowest(self.gpus, want.gpus), self.node.gpus)
+        return Share(self.node.name, cores, gpus, want.memory, claim.exclusive)
 
 
 def _lowest(mask: int, count: int) -> int:
@@ -45,21 +86,12 @@ def _lowest(mask: int, count: int) -> int:
 
 
 def _named(mask: int, names: list[int]) -> list[int]:
-    return [name for position, name in enumerate(names) if mask >> position & 1]
+    return [name for position, name in enumerate(names) if mask >> position & 1] if mask else []
 
 
 def _mask(chosen: Iterable[int], names: list[int]) -> int:
     wanted = set(chosen)
     return sum(1 << position for position, name in enumerate(names) if name in wanted)
-
-
-class Release(NamedTuple):
-    """What a running run will give back on one node, at the end of its planned time."""
-
-    end: float
-    run: RunKey
-    node: str
-    amount: Vector
 
 
 class Pool:
@@ -68,13 +100,16 @@ class Pool:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.places: dict[str, Place] = {}
-        # Nodes that are up, by executor, then free GPUs and free cores: a fit is found without looking at every node.
-        self._seats: dict[tuple[str, int, int], dict[str, None]] = {}
-        self._widest: dict[str, Vector] = {}
+        # Nodes that are up, by executor, then free GPUs and cores: a fit is found without looking at every node. The
+        # levels that have nodes are also kept in order.
+        self._members: dict[str, dict[tuple[int, int], dict[str, None]]] = {}
+        self._levels: dict[str, list[tuple[int, int]]] = {}
+        self._sizes: dict[str, Counter[Vector]] = {}
         self._turn: dict[str, deque[str]] = {}
         self.held: dict[RunKey, tuple[float, list[Share]]] = {}
-        #: What running runs will give back, by planned time.
-        self.releases: list[Release] = []
+        self._on: dict[str, dict[RunKey, None]] = {}
+        #: Sets that collect the names of the nodes that have changed, for whoever has put them here.
+        self.watchers: list[set[str]] = []
 
     # Nodes --------------------------------------------------------------------------------------------------------
 
@@ -93,60 +128,79 @@ class Pool:
     def any_up(self) -> bool:
         return any(place.up for place in self.places.values())
 
+    def runs_on(self, name: str) -> list[RunKey]:
+        """The runs that hold something on the node."""
+        return list(self._on.get(name, ()))
+
     def runs(self, name: str) -> int:
         """How many runs hold something on the node."""
-        return sum(share.node == name for _, shares in self.held.values() for share in shares)
+        return len(self._on.get(name, ()))
 
-    def know(self, node: Node) -> None:
-        """There is such a node; it is not up yet."""
-        self.node_up(node)
-        self.node_down(node.name)
+    def know(self, node: Node) -> bool:
+        """There is such a node, whether it is up or not. True if it is new, or not as it was."""
+        old = self.places.get(node.name)
+        if old is not None and old.node == node:
+            return False
+        place = self.places[node.name] = Place(node, self._policy.max_running)
+        if old is None:
+            self._turn.setdefault(node.executor, deque()).append(node.name)
+        else:
+            self._unfile(old)
+            self._sizes[old.node.executor][old.total] -= 1
+            place.up = old.up
+        self._sizes.setdefault(node.executor, Counter())[place.total] += 1
+        for run in self.runs_on(node.name):
+            until, shares = self.held[run]
+            for share in shares:
+                if share.node == node.name:
+                    place.take(run, share, until)
+        self._file(place)
+        return True
 
-    def node_up(self, node: Node) -> None:
-        """A node is there, new or again. What runs hold on it stays held."""
-        place = self.places.get(node.name)
-        if place is None or place.node != node:
-            self._unseat(place)
-            fresh = Place(node, self._policy.max_running)
-            self.places[node.name] = fresh
-            for run, (_, shares) in self.held.items():
-                for share in shares:
-                    if share.node == node.name:
-                        self._take(fresh, share)
-                        self._replan(run, share, fresh)
-            if place is None:
-                self._turn.setdefault(node.executor, deque()).append(node.name)
-            place = fresh
+    def node_up(self, node: Node) -> bool:
+        """A node is there, new or again. What runs hold on it stays held. True if it is new, or not as it was."""
+        changed = self.know(node)
+        place = self.places[node.name]
         place.up = True
-        self._seat(place)
+        self._file(place)
+        return changed
 
     def node_down(self, name: str) -> None:
         place = self.places.get(name)
         if place is not None:
             place.up = False
-            self._unseat(place)
+            self._file(place)
 
     def is_up(self, name: str) -> bool:
         place = self.places.get(name)
         return place is not None and place.up
 
-    def _seat(self, place: Place) -> None:
-        seat = (place.node.executor, place.free.gpus, place.free.cores) if place.up else None
-        if seat != place.seat:
-            self._unseat(place)
-            if seat is not None:
-                self._seats.setdefault(seat, {})[place.node.name] = None
-                place.seat = seat
-                widest = self._widest.get(place.node.executor, Vector(0, 0, 0, 0))
-                self._widest[place.node.executor] = Vector(*map(max, widest, place.total))
+    def _file(self, place: Place) -> None:
+        """The node has changed: puts it where it now belongs."""
+        for changed in self.watchers:
+            changed.add(place.node.name)
+        level = (place.free.gpus, place.free.cores) if place.up else None
+        if level == place.level:
+            return
+        self._unfile(place)
+        if level is not None:
+            executor = place.node.executor
+            members = self._members.setdefault(executor, {})
+            if level not in members:
+                members[level] = {}
+                insort(self._levels.setdefault(executor, []), level)
+            members[level][place.node.name] = None
+            place.level = level
 
-    def _unseat(self, place: Place | None) -> None:
-        if place is not None and place.seat is not None:
-            members = self._seats[place.seat]
-            del members[place.node.name]
-            if not members:
-                del self._seats[place.seat]
-            place.seat = None
+    def _unfile(self, place: Place) -> None:
+        if place.level is not None:
+            members = self._members[place.node.executor]
+            del members[place.level][place.node.name]
+            if not members[place.level]:
+                del members[place.level]
+                levels = self._levels[place.node.executor]
+                del levels[bisect_left(levels, place.level)]
+            place.level = None
 
     # Holding and giving back --------------------------------------------------------------------------------------
 
@@ -154,11 +208,11 @@ class Pool:
         """`run` has these shares, planned to end at `until`."""
         self.held[run] = (until, shares)
         for share in shares:
+            self._on.setdefault(share.node, {})[run] = None
             place = self.places.get(share.node)
             if place is not None:
-                amount = self._take(place, share)
-                self._seat(place)
-                insort(self.releases, Release(until, run, share.node, amount))
+                place.take(run, share, until)
+                self._file(place)
 
     def release(self, run: RunKey) -> bool:
         """`run` has ended; False if it held nothing."""
@@ -167,38 +221,14 @@ class Pool:
             return False
         until, shares = held
         for share in shares:
+            del self._on[share.node][run]
             place = self.places.get(share.node)
-            if place is None:
-                continue
-            amount = self.amount(place, share)
-            place.free = place.free.plus(amount)
-            place.cores |= _mask(share.cores, place.node.cores) if share.cores else 0
-            place.gpus |= _mask(share.gpus, place.node.gpus) if share.gpus else 0
-            self._seat(place)
-            at = bisect_left(self.releases, Release(until, run, share.node, amount))
-            if at < len(self.releases) and self.releases[at].run == run:
-                del self.releases[at]
+            if place is not None:
+                place.give_back(run, share, until)
+                self._file(place)
         return True
 
-    def amount(self, place: Place, share: Share) -> Vector:
-        if share.exclusive:
-            return place.total
-        return Vector(len(share.cores), len(share.gpus), share.memory, 1)
-
-    def _take(self, place: Place, share: Share) -> Vector:
-        amount = self.amount(place, share)
-        place.free = place.free.minus(amount)
-        place.cores &= ~_mask(share.cores, place.node.cores) if share.cores else -1
-        place.gpus &= ~_mask(share.gpus, place.node.gpus) if share.gpus else -1
-        return amount
-
-    def _replan(self, run: RunKey, share: Share, place: Place) -> None:
-        """The node has changed its size, or is new: the run's planned release follows."""
-        until = self.held[run][0]
-        self.releases = [r for r in self.releases if not (r.run == run and r.node == share.node)]
-        insort(self.releases, Release(until, run, share.node, self.amount(place, share)))
-
-    # Looking --------------------------------------------------------------------------------------------------
+    # Looking ------------------------------------------------------------------------------------------------------
 
     def next_slot(self, executor: str) -> str | None:
         """A node of the executor with a free slot: in turn, so that light runs spread."""
@@ -213,35 +243,40 @@ class Pool:
         return None
 
     def candidates(self, claim: Claim) -> Iterator[Place]:
-        """Nodes on which one share of the claim fits now: those with the fewest GPUs, then cores, to spare first."""
-        widest = self._widest.get(claim.executor)
-        if widest is None:
-            return
-        for gpus in range(claim.each.gpus, widest.gpus + 1):
-            for cores in range(claim.each.cores, widest.cores + 1):
-                for name in tuple(self._seats.get((claim.executor, gpus, cores), ())):
+        """Nodes on which one share of the claim fits now: those with the fewest GPUs, then cores, to spare first.
+
+        The pool must not be changed while this is read.
+        """
+        members = self._members.get(claim.executor, {})
+        each = claim.each
+        levels = self._levels.get(claim.executor, [])
+        if claim.exclusive:
+            # Only a node that has all of its own can be given away whole.
+            sizes: Iterable[Vector] = self._sizes.get(claim.executor, ())
+            levels = sorted({(total.gpus, total.cores) for total in sizes} & members.keys())
+        for position in range(bisect_left(levels, (each.gpus, each.cores)), len(levels)):
+            level = levels[position]
+            if level[1] >= each.cores:
+                for name in members[level]:
                     place = self.places[name]
                     if place.takes(claim):
                         yield place
 
-    def cut(self, name: str, claim: Claim) -> Share:
-        place = self.places[name]
-        want = place.want(claim)
-        cores = _named(_lowest(place.cores, want.cores), place.node.cores)
-        gpus = _named(_lowest(place.gpus, want.gpus), place.node.gpus)
-        return Share(name, cores, gpus, want.memory, claim.exclusive)
+    def fits_now(self, claim: Claim) -> bool:
+        """Are there nodes enough on which the claim fits now?"""
+        return sum(1 for _ in zip(range(claim.nodes), self.candidates(claim), strict=False)) == claim.nodes
 
     def impossible(self, claim: Claim) -> str | None:
         """Why no known node could ever hold this claim; None if some could, or no node is known yet."""
-        places = [place for place in self.places.values() if place.node.executor == claim.executor]
-        if not places:
+        sizes = [(total, count) for total, count in self._sizes.get(claim.executor, {}).items() if count]
+        if not sizes:
             return None
-        able = [place for place in places if claim.each.fits(place.total)]
-        if len(able) >= claim.nodes:
+        able = sum(count for total, count in sizes if claim.each.fits(total))
+        if able >= claim.nodes:
             return None
-        most = Vector(*(max(amounts) for amounts in zip(*(place.total for place in places), strict=True)))
         if able:
-            return f"needs {claim.nodes} such nodes, there are {len(able)}"
+            return f"needs {claim.nodes} such nodes, there {'is' if able == 1 else 'are'} {able}"
+        most = Vector(*(max(amounts) for amounts in zip(*(total for total, _ in sizes), strict=True)))
         wants = [
             f"{want} {what}, the largest node has {has}"
             for what, want, has in zip(("cores", "GPUs", "bytes of memory", "slots"), claim.each, most, strict=True)

@@ -183,7 +183,7 @@ class Reactor:
                 if verdict is Verdict.NEVER:
                     self._finish(record, State.FAILED, never_met(need, found.state))
                     return
-            else:
+            elif other is None or judge(need.condition, other.state, other.started_at is not None) is Verdict.WAIT:
                 record.needs.append(need)
                 self.roster.watch(record, need)
         if spec.schedule is not None:
@@ -322,25 +322,29 @@ class Reactor:
 
     def _node_synced(self, event: NodeSynced) -> None:
         name = event.node.name
-        self.scheduler.node_up(event.node)
+        changed = self.scheduler.node_up(event.node)
         self._emit_node("node.up", name, {"executor": event.node.executor, "cores": len(event.node.cores)})
-        for record in list(self.jobs.values()):
-            for index, replica in enumerate(record.replicas):
-                if replica.state not in ACTIVE or not replica.shares or replica.shares[0].node != name:
-                    continue
-                run = RunKey(record.id, index, replica.attempt)
-                if run in event.live:
-                    if replica.state is State.STOPPING:
-                        self._send_stop(record, index)
-                elif replica.state is State.STARTING and not event.rebooted:
-                    self._out.append(StartRun(run, record, replica.shares))
-                elif replica.state is State.STOPPING and replica.started_at is None and not event.rebooted:
-                    self._run_exited(RunExited(run=run, at=self._now, reason="stopped before it was started"))
-                else:
-                    reason = LOST_BY_REBOOT if event.rebooted else LOST
-                    self._run_exited(RunExited(run=run, at=self._now, reason=reason))
-            if record.state is State.PENDING:
-                self._advance(record)
+        for run in sorted(self.scheduler.pool.runs_on(name)):
+            found = self.roster.find(run)
+            assert found is not None
+            record, replica = found
+            if replica.shares[0].node != name:
+                continue
+            if run in event.live:
+                if replica.state is State.STOPPING:
+                    self._send_stop(record, run.replica)
+            elif replica.state is State.STARTING and not event.rebooted:
+                self._out.append(StartRun(run, record, replica.shares))
+            elif replica.state is State.STOPPING and replica.started_at is None and not event.rebooted:
+                self._run_exited(RunExited(run=run, at=self._now, reason="stopped before it was started"))
+            else:
+                reason = LOST_BY_REBOOT if event.rebooted else LOST
+                self._run_exited(RunExited(run=run, at=self._now, reason=reason))
+        if changed:
+            # What could never run on the nodes known so far may be possible now, or have become impossible.
+            for record in list(self.jobs.values()):
+                if record.state is State.PENDING:
+                    self._advance(record)
 
     def _node_lost(self, event: NodeLost) -> None:
         if self.scheduler.pool.is_up(event.node):
@@ -382,7 +386,8 @@ class Reactor:
         return other is not None and judge(need.condition, other.state, other.started_at is not None) is Verdict.WAIT
 
     def _queue_up(self, record: JobRecord, waiting: list[int]) -> None:
-        impossible = self.scheduler.pool.impossible(claim_of(record.spec, self.policy))
+        claim = claim_of(record.spec, self.policy)
+        impossible = None if claim.light else self.scheduler.pool.impossible(claim)
         if impossible is not None:
             self._unqueue(record)
             for index in waiting:

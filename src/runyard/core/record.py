@@ -19,7 +19,7 @@ class Intent(StrEnum):
     REPLACE = "replace"
 
 
-class Replica(msgspec.Struct, kw_only=True):
+class Replica(msgspec.Struct, kw_only=True, array_like=True):
     """One replica of a job, with its present or last run. `attempt` is 0 before the first run.
 
     Once its run has ended the object does not change any more: the replica goes on with a copy.

@@ -10,12 +10,13 @@ node has slots.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runyard.core.claim import Claim, Policy, Vector, claim_of
-from runyard.core.plan import Plan
+from runyard.core.claim import Claim, Kind, Policy, claim_of
+from runyard.core.plan import Outlooks, Plan
 from runyard.core.pool import Pool
 from runyard.core.record import JobRecord
 from runyard.model.ids import RunKey
@@ -44,6 +45,7 @@ class Scheduler:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.pool = Pool(policy)
+        self._outlooks = Outlooks(self.pool)
         self._light: dict[Ticket, Claim] = {}
         self._light_order: list[Ticket] = []
         self._queue: list[Ticket] = []
@@ -51,9 +53,10 @@ class Scheduler:
         #: Something has changed since the last decision.
         self.dirty = False
 
-    def node_up(self, node: Node) -> None:
-        self.pool.node_up(node)
+    def node_up(self, node: Node) -> bool:
+        """A node is there, new or again. True if it is new, or not as it was."""
         self.dirty = True
+        return self.pool.node_up(node)
 
     def hold(self, run: RunKey, shares: list[Share], until: float) -> None:
         """`run` has these shares, planned to end at `until` (Unix seconds)."""
@@ -132,35 +135,43 @@ class Scheduler:
         self._light_order = sorted(rest + self._light_order) if self._light_order else rest
 
     def _claimed_starts(self, now: float) -> Iterator[Start]:
-        plan = Plan(self.pool, now)
-        hopeless: set[tuple[str, int, Vector, bool]] = set()
-        position = 0
-        while position < len(self._queue) and plan.depth < self.policy.backfill_depth:
+        plan = Plan(self.pool, self._outlooks, now)
+        # What could not start, by kind, with the shortest duration: none that is longer can start either. Zero stands
+        # for kinds for which there is no room at all.
+        hopeless: dict[Kind, float] = {}
+        position = reserved = 0
+        while position < min(len(self._queue), self.policy.backfill_depth):
             ticket = self._queue[position]
             claim = self._claims[ticket]
-            kind = claim[:4]
-            # What an equal run before it could not get, this one can't get either; it still reserves.
-            chosen = None if kind in hopeless else plan.fit_now(claim)
+            kind = claim.kind
+            if kind not in hopeless:
+                hopeless[kind] = math.inf if self.pool.fits_now(claim) else 0.0
+            if claim.duration >= hopeless[kind]:
+                position += 1
+                continue
+            # Those before it reserve only now: as long as nothing fits, there is nothing to plan.
+            for earlier in self._queue[reserved:position]:
+                plan.reserve(self._claims[earlier])
+            reserved = position
+            chosen = plan.fit_now(claim)
             if chosen is None:
-                hopeless.add(kind)
-                plan.reserve(claim)
+                hopeless[kind] = claim.duration
                 position += 1
                 continue
             del self._queue[position]
             del self._claims[ticket]
-            yield Start(ticket.job, ticket.replica, [self.pool.cut(name, claim) for name in chosen])
+            shares = [self.pool.places[name].cut(claim) for name in chosen]
+            yield Start(ticket.job, ticket.replica, shares)
+            plan.started(chosen)
 
     def expected_start(self, record: JobRecord, replica: int, now: float) -> float | None:
         """When the plan has this waiting run start (Unix seconds); None if it is not planned that far."""
         ticket = Ticket(-record.priority, record.id, replica)
         if ticket not in self._claims:
             return None
-        plan = Plan(self.pool, now)
-        for other in self._queue:
-            if plan.depth >= self.policy.backfill_depth:
-                return None
-            claim = self._claims[other]
-            start = now if plan.fit_now(claim) else plan.reserve(claim)
+        plan = Plan(self.pool, self._outlooks, now)
+        for other in self._queue[: self.policy.backfill_depth]:
+            start = plan.reserve(self._claims[other])
             if other == ticket:
                 return start
         return None

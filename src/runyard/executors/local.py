@@ -76,7 +76,9 @@ class LocalExecutor:
         if self._link is not None:
             self._flush()
             self._link.drop()
-            await self._link.lost
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_PATIENCE):
+                    await self._link.lost.wait()
             self._link = None
         if self._agent is not None and self._agent.poll() is None:
             # It lives on, and is not ours to wait for.
@@ -116,7 +118,7 @@ class LocalExecutor:
                     pause = min(2 * pause, LAST_PAUSE)
                 continue
             up = time.monotonic()
-            await link.lost
+            await link.lost.wait()
             self._link = None
             if not link.dropped and self._node is not None:
                 log.warning("the connection to the agent was lost; connecting again")
@@ -130,26 +132,26 @@ class LocalExecutor:
         while True:
             try:
                 sock = connect(self.folder, "agent.sock")
-                break
             except OSError:
                 self._revive()
+                trouble = f"the agent in {self.folder} does not listen{self._last_words()}"
+            else:
+                _, link = await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), sock=sock)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ANSWER_PATIENCE):
+                        await link.settled.wait()
+                if link.greeted:
+                    self._flush()
+                    return
+                link.drop()
+                self._link = None
+                if link.trouble is not None:
+                    raise Unavailable(link.trouble)
+                # The socket of an agent that has just died may still be held by a child that it was about to start.
+                trouble = f"the agent in {self.folder} takes the connection, but says nothing"
             if time.monotonic() > until:
-                raise Unavailable(f"the agent in {self.folder} does not listen{self._last_words()}")
+                raise Unavailable(trouble)
             await asyncio.sleep(_STEP)
-        link = _Link(self)
-        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
-        self._link = link
-        self._flush()
-        try:
-            async with asyncio.timeout(ANSWER_PATIENCE):
-                await asyncio.wait({link.greeted, link.lost}, return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError:
-            link.drop()
-            self._link = None
-            raise Unavailable(f"the agent in {self.folder} takes the connection, but says nothing") from None
-        if link.trouble is not None:
-            self._link = None
-            raise Unavailable(link.trouble)
 
     def _revive(self) -> None:
         """Start an agent unless the one that we started is still coming up."""
@@ -183,7 +185,7 @@ class LocalExecutor:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._link is None or self._link.dropped or not self._outbox:
+        if self._link is None or not self._link.greeted or self._link.dropped or not self._outbox:
             return
         messages, self._outbox = self._outbox, []
         for frame in self._frames(messages):
@@ -201,6 +203,9 @@ class LocalExecutor:
             self._on_reports([wire.Exited(0, message.run, 0, time.time(), None, None, reason=reason)])
         return []
 
+    def connected(self, link: _Link) -> None:
+        self._link = link
+
     def greeted(self, hello: wire.Hello) -> Synced:
         self._node = self._name or hello.hostname
         node = Node(name=self._node, cores=hello.cores, gpus=self._gpus, memory=hello.memory)
@@ -217,9 +222,11 @@ class _Link(asyncio.Protocol):
     """One connection to the agent."""
 
     def __init__(self, owner: LocalExecutor) -> None:
-        loop = asyncio.get_running_loop()
-        self.greeted: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[None] = loop.create_future()
+        self.greeted = False
+        """The agent has introduced itself."""
+        self.settled = asyncio.Event()
+        """It has, or never will."""
+        self.lost = asyncio.Event()
         self.dropped = False
         """We have ended it: nothing that still arrives counts."""
         self.trouble: str | None = None
@@ -231,6 +238,7 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._owner.connected(self)
 
     def write(self, frame: bytes) -> None:
         self._transport.write(frame)
@@ -248,9 +256,8 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.greeted.done():
-            self.trouble = self.trouble or "the agent has closed the connection without a word"
-        self.lost.set_result(None)
+        self.settled.set()
+        self.lost.set()
 
     def _take(self, messages: list[wire.FromAgent]) -> None:
         reports: list[Report] = []
@@ -266,6 +273,7 @@ class _Link(asyncio.Protocol):
                     self._sync()
             elif isinstance(message, wire.Hello):
                 if message.protocol != wire.PROTOCOL:
+                    self.settled.set()
                     self.trouble = (
                         f"the agent (pid {message.pid}) is of another version: it speaks protocol {message.protocol}, "
                         f"this server {wire.PROTOCOL}. End it with `runyard agent stop --kill`"
@@ -274,7 +282,8 @@ class _Link(asyncio.Protocol):
                     return
                 self._synced = self._owner.greeted(message)
                 self._old = message.unacked
-                self.greeted.set_result(None)
+                self.greeted = True
+                self.settled.set()
                 if self._old == 0:
                     self._sync()
             elif message.refused is None:

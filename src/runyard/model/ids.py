@@ -16,6 +16,7 @@ GENERATOR_BITS, SEQUENCE_BITS = 14, 10
 MAX_ID = (1 << 63) - 1
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _VALUE = {char: value for value, char in enumerate(_ALPHABET)}
 
 
@@ -60,11 +61,12 @@ class JobIds:
 def f58(number: int) -> str:
     """The F58 form of a job id."""
     digits = ""
-    while True:
-        number, rest = divmod(number, 58)
-        digits = _ALPHABET[rest] + digits
-        if not number:
-            return "ƒ" + digits
+    while number >= 58:
+        number, rest = divmod(number, 58 * 58)
+        digits = _PAIRS[rest] + digits
+    if number or not digits:
+        return "ƒ" + _ALPHABET[number] + digits
+    return "ƒ" + digits.lstrip(_ALPHABET[0])
 
 
 def parse_job_id(text: str) -> int | None:

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 #: Inputs handled in one step: bounds the time for which the loop is busy.
 MAX_STEP = 2000
+#: While more launches than this are under way, reports are gathered for so many seconds: fewer, larger commits.
+BUSY, GATHER = 32, 0.015
 #: Seconds between looks whether a store that failed can write again.
 PROBE_INTERVAL = 0.5
 
@@ -84,6 +86,10 @@ class Engine:
         self._endings: dict[int, list[asyncio.Future[None]]] = {}
         self._inbox: list[Request[Any] | Input | tuple[str, Report]] = []
         self._work = asyncio.Event()
+        #: Somebody waits for an answer: no gathering.
+        self._asked = False
+        self._hurry = asyncio.Event()
+        self._under_way = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._node_executor: dict[str, str] = {}
@@ -199,10 +205,13 @@ class Engine:
             raise Unavailable("the server is stopping")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._inbox.append(Request(input, finish, future))
+        self._asked = True
+        self._hurry.set()
         self._work.set()
         return await future
 
     def _reports(self, executor: str, reports: list[Report]) -> None:
+        self._under_way = max(0, self._under_way - len(reports))
         self._inbox.extend((executor, report) for report in reports)
         self._work.set()
 
@@ -231,6 +240,12 @@ class Engine:
         while True:
             await self._work.wait()
             self._work.clear()
+            if self._under_way > BUSY and not self._asked:
+                self._hurry.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GATHER):
+                        await self._hurry.wait()
+            self._asked = False
             if self._inbox:
                 items, self._inbox = self._inbox[:MAX_STEP], self._inbox[MAX_STEP:]
                 if self._inbox:
@@ -355,7 +370,10 @@ class Engine:
                 executor.stop(Stop(stop.run, stop.signal, stop.grace))
             else:
                 executor.signal(Signal(stop.run, stop.signal))
-        self.metrics.launched(sum(map(len, launches.values())))
+        count = sum(map(len, launches.values()))
+        # Each launch is answered by two reports.
+        self._under_way += 2 * count
+        self.metrics.launched(count)
         self.feed.publish(events)
 
     async def _recover(self, error: StorageFull) -> None:

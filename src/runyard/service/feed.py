@@ -96,7 +96,8 @@ class Feed:
         if wanted == _ALL:
             found = recent[start : start + limit]
         else:
-            found = list(islice((event for event in islice(recent, start, None) if wanted.takes(event)), limit))
+            places = range(start, len(recent))
+            found = list(islice((recent[place] for place in places if wanted.takes(recent[place])), limit))
         return found, found[-1].seq if len(found) == limit else self.last
 
     def _from_store(self, after: int, last: int, limit: int, wanted: Selection) -> tuple[list[Event], int]:

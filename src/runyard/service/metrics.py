@@ -12,7 +12,8 @@ from runyard.model.state import State
 class Metrics:
     """One registry for each engine. Gauges are read at the moment of the scrape."""
 
-    content_type = "text/plain; version=0.0.4; charset=utf-8"
+    #: Litestar adds the character set.
+    content_type = "text/plain; version=0.0.4"
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -45,7 +45,7 @@ class OutputFiles:
         self.root = root
         self._mutex = threading.Lock()
         # Folders that runs are about to use: made already, and not to be taken away even if they are empty.
-        self._fresh: OrderedDict[int, None] = OrderedDict()
+        self._fresh: OrderedDict[int, str] = OrderedDict()
 
     def path(self, run: RunKey, stream: Stream) -> Path:
         return self._folder(run.job) / f"{run}.{stream}"
@@ -57,12 +57,13 @@ class OutputFiles:
             if shard in self._fresh:
                 self._fresh.move_to_end(shard)
             else:
-                self._folder(run.job).mkdir(parents=True, exist_ok=True)
-                self._fresh[shard] = None
+                folder = os.path.abspath(self._folder(run.job))
+                os.makedirs(folder, exist_ok=True)
+                self._fresh[shard] = folder
                 if len(self._fresh) > _FRESH:
                     self._fresh.popitem(last=False)
-        base = os.path.abspath(self._folder(run.job) / str(run))
-        return f"{base}.{Stream.OUT}", f"{base}.{Stream.ERR}"
+            base = f"{self._fresh[shard]}/{run}"
+        return f"{base}.out", f"{base}.err"
 
     def size(self, run: RunKey, stream: Stream) -> int:
         """In bytes; 0 if there is no such file."""

@@ -14,7 +14,7 @@ from litestar.response import Stream as StreamResponse
 
 from runyard.api.context import AnyRequest, Context, context_of
 from runyard.api.native.jobs import NDJSON, Limit, parse_states
-from runyard.api.problem import Problem
+from runyard.api.problem import refusal
 from runyard.model.check import refuse
 from runyard.model.event import EVENT_TYPES
 from runyard.service.document import event_doc
@@ -28,7 +28,8 @@ MAX_WAIT = 60.0
 _encoder = msgspec.json.Encoder()
 
 After = Annotated[
-    str | None, Parameter(description="Cursor: the `seq` of the last event seen, or `latest`. From the oldest if absent.")
+    str | None,
+    Parameter(description="Cursor: the `seq` of the last event seen, or `latest`. The oldest if absent."),
 ]
 Types = Annotated[str | None, Parameter(query="type", description="Event types, separated by commas.")]
 States = Annotated[str | None, Parameter(query="state", description="States, separated by commas.")]
@@ -50,8 +51,9 @@ _RESPONSES = {
         description=f"A page; or a stream, with `Accept: {NDJSON}` or `Accept: {SSE}`.",
         generate_examples=False,
     ),
-    400: ResponseSpec(Problem, description="The request is refused.", generate_examples=False),
-    410: ResponseSpec(Problem, description="The cursor is older than what is kept.", generate_examples=False),
+    400: refusal("The request is refused."),
+    404: refusal("There is no such job."),
+    410: refusal("The cursor is older than what is kept."),
 }
 
 

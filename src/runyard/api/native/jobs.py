@@ -15,9 +15,10 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from litestar.params import Parameter
 
 from runyard.api.context import AnyRequest, context_of, json_object
-from runyard.api.problem import Problem, problem_body
-from runyard.model.check import build_spec, decode_spec, refuse
+from runyard.api.problem import problem_body, refusal
+from runyard.model.check import build_spec, decode_spec, explain_json, refuse
 from runyard.model.errors import InvalidInput, RunyardError, TooLarge
+from runyard.model.ids import MAX_ID
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
 from runyard.model.signals import signal_number
 from runyard.model.state import State
@@ -111,9 +112,9 @@ def _says(struct: Any, text: str) -> ResponseSpec:
     return ResponseSpec(struct, description=text, generate_examples=False)
 
 
-_REFUSED = _says(Problem, "The request is refused.")
-_MISSING = _says(Problem, "There is no such job.")
-_WRONG_STATE = _says(Problem, "The job's state does not allow this.")
+_REFUSED = refusal("The request is refused.")
+_MISSING = refusal("There is no such job.")
+_WRONG_STATE = refusal("The job's state does not allow this.")
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
@@ -148,7 +149,7 @@ async def submit_job(
 
         return await context.service.submit([spec], render, origin="native", owner=context.owner, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, context.owner, body), act)
+    answer = await context.service.once(_replay(idempotency_key, context.owner, b"job", body), act)
     return _answered(answer)
 
 
@@ -181,7 +182,7 @@ async def submit_batch(
 
         return await context.service.submit(specs, render, origin="native", owner=context.owner, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, context.owner, body), act)
+    answer = await context.service.once(_replay(idempotency_key, context.owner, b"batch", body), act)
     return _answered(answer)
 
 
@@ -192,8 +193,10 @@ def _specs(body: bytes, lines: bool, most: int) -> list[JobSpec | RunyardError]:
     else:
         try:
             parts = msgspec.json.decode(body, type=list[msgspec.Raw])
+        except msgspec.ValidationError:
+            raise InvalidInput(f"the body must be a JSON array of jobs; one a line is {NDJSON}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput(f"the body must be a JSON array of jobs, or {NDJSON}: {error}") from None
+            raise explain_json(body, error) from None
     if not parts:
         raise InvalidInput("the body has no job in it")
     if len(parts) > most:
@@ -213,8 +216,9 @@ def _batch_item(outcome: JobDoc | RunyardError) -> BatchItem:
     return BatchItem(status=201, job=outcome)
 
 
-def _replay(key: str | None, owner: str, body: bytes) -> Replay | None:
-    return None if key is None else Replay(key, owner, hashlib.sha256(body).digest())
+def _replay(key: str | None, owner: str, route: bytes, body: bytes) -> Replay | None:
+    # The route counts: one line of NDJSON is also a job.
+    return None if key is None else Replay(key, owner, hashlib.sha256(route + b" " + body).digest())
 
 
 def _answered(answer: Answer) -> Response[bytes]:
@@ -283,22 +287,25 @@ def _moment(field: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        # A `+` that was not escaped in the address has become a space.
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
+        try:
+            # One that can't be a date is no time either.
+            return datetime.fromtimestamp(float(text), UTC).timestamp()
+        except ValueError:
+            # A `+` that was not escaped in the address has become a space.
+            moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError):
         raise refuse(field, text, "must be a time: RFC 3339, or Unix seconds") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _cursor(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise refuse("cursor", text, "must be the `next` of an earlier page")
+    return None if text is None else _whole(text, text)
+
+
+def _whole(text: str, cursor: str) -> int:
+    """A number that the store can hold."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_ID):
+        raise refuse("cursor", cursor, "must be the `next` of an earlier page")
     return int(text)
 
 
@@ -425,16 +432,16 @@ async def explain_job(request: AnyRequest, ref: str) -> Response[bytes]:
     return _json(service.why(await service.find(ref)))
 
 
-@get("/jobs/{ref:str}/runs", responses={200: _says(RunList, "Newest first."), 404: _MISSING}, summary="List a job's runs")
+@get(
+    "/jobs/{ref:str}/runs", responses={200: _says(RunList, "Newest first."), 404: _MISSING}, summary="List a job's runs"
+)
 async def list_runs(request: AnyRequest, ref: str, limit: Limit = 100, cursor: Cursor = None) -> Response[bytes]:
     """Every run that the job has had, newest first."""
     service = context_of(request).service
     before: tuple[int, int] | None = None
     if cursor is not None:
         attempt, _, replica = cursor.partition(".")
-        if not (attempt.isdecimal() and replica.isdecimal() and len(cursor) < 40):
-            raise refuse("cursor", cursor, "must be the `next` of an earlier page")
-        before = int(attempt), int(replica)
+        before = _whole(attempt, cursor), _whole(replica, cursor)
     runs, following = await service.runs(await service.find(ref), limit, before)
     return _json(RunList(items=runs, next=None if following is None else f"{following[0]}.{following[1]}"))
 

@@ -6,27 +6,35 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
+import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.context import AnyRequest, context_of
-from runyard.api.problem import Problem
+from runyard.api.problem import MEDIA_TYPE as PROBLEM
+from runyard.api.problem import Problem, refusal
 from runyard.store.output import Stream
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _STREAMS = {"stdout": Stream.OUT, "stderr": Stream.ERR}
-MEDIA_TYPE = "text/plain; charset=utf-8"
+#: Litestar adds the character set.
+MEDIA_TYPE = "text/plain"
+
+
+def _output(text: str) -> ResponseSpec:
+    return ResponseSpec(bytes, description=text, media_type=MEDIA_TYPE, generate_examples=False)
 
 
 @get(
     "/jobs/{ref:str}/logs",
     responses={
-        200: ResponseSpec(bytes, description="The bytes as the program wrote them.", generate_examples=False),
-        206: ResponseSpec(bytes, description="The part that `Range` asks for.", generate_examples=False),
-        404: ResponseSpec(Problem, description="There is no such job or run.", generate_examples=False),
-        416: ResponseSpec(bytes, description="The range begins behind the end.", generate_examples=False),
+        200: _output("The bytes as the program wrote them."),
+        206: _output("The part that `Range` asks for."),
+        400: refusal("The request is refused."),
+        404: refusal("There is no such job or run."),
+        416: refusal("The range begins behind the end."),
     },
     summary="Read a run's output",
 )
@@ -39,10 +47,10 @@ async def read_logs(
     offset: Annotated[int | None, Parameter(ge=0, description="First byte.")] = None,
     limit: Annotated[int | None, Parameter(ge=0, description="Bytes at most.")] = None,
     tail: Annotated[int | None, Parameter(ge=0, description="Begin this many lines before the end.")] = None,
-    follow: Annotated[bool, Parameter(description="Go on until the run has ended; without `attempt`, the job.")] = False,
+    follow: Annotated[bool, Parameter(description="Until the run has ended; without `attempt`, the job.")] = False,
     byte_range: Annotated[str | None, Parameter(header="Range")] = None,
 ) -> Response[bytes] | StreamResponse:
-    """Output as raw bytes. `X-Log-Offset` says where the first byte stands in the file, `X-Log-Size` how long that is."""
+    """Output as raw bytes. `X-Log-Offset` says where the first byte stands in the file, `X-Log-Size` how long it is."""
     context = context_of(request)
     record = await context.service.find(ref)
     place = context.output.place(record, _STREAMS[stream], replica, attempt)
@@ -58,18 +66,13 @@ async def read_logs(
         return StreamResponse(context.stream(pieces), media_type=MEDIA_TYPE, headers=headers)
     status = 200
     upto = size if limit is None else min(size, place.offset + limit)
-    asked = _RANGE.fullmatch(byte_range) if byte_range is not None else None
-    if asked is not None and asked.group() != "bytes=-":
-        first, last = asked.groups()
-        place.offset = int(first) if first else max(0, size - int(last))
-        upto = min(size, int(last) + 1) if first and last else size
+    asked = None if byte_range is None else _range(byte_range, size)
+    if asked is not None:
+        place.offset, upto = asked
         if place.offset >= size:
-            return Response(b"", status_code=416, headers={"Content-Range": f"bytes */{size}"}, media_type=MEDIA_TYPE)
-        if upto <= place.offset:
-            upto = size
-        else:
-            status = 206
-            headers["Content-Range"] = f"bytes {place.offset}-{upto - 1}/{size}"
+            return _behind_the_end(size)
+        status = 206
+        headers["Content-Range"] = f"bytes {place.offset}-{upto - 1}/{size}"
     headers["X-Log-Offset"] = str(place.offset)
     length = max(0, upto - place.offset)
     if length <= _SMALL:
@@ -83,6 +86,30 @@ async def read_logs(
 
 #: Bytes up to which an answer is made in one piece.
 _SMALL = 256 * 1024
+
+
+def _range(text: str, size: int) -> tuple[int, int] | None:
+    """Offset and end that a `Range` asks for; None for one that RFC 9110 says to ignore."""
+    asked = _RANGE.fullmatch(text.strip())
+    if asked is None or asked.group() == "bytes=-":
+        return None
+    first, last = asked.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _behind_the_end(size: int) -> Response[bytes]:
+    body = Problem(
+        title="There is nothing in this range",
+        status=416,
+        detail=f"the output has {size} bytes so far; ask for bytes before that, or follow it",
+        code="range_not_satisfiable",
+    )
+    headers = {"Content-Range": f"bytes */{size}"}
+    return Response(msgspec.json.encode(body), status_code=416, media_type=PROBLEM, headers=headers)
 
 
 async def _without_beats(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 
 from runyard.api.context import AnyRequest, context_of, json_object
-from runyard.api.problem import Problem
+from runyard.api.problem import refusal
 from runyard.model.check import refuse
 from runyard.model.state import State
 
@@ -83,7 +83,7 @@ async def list_schedules(request: AnyRequest) -> Response[bytes]:
     operation_class=_PreviewBody,
     responses={
         200: ResponseSpec(Preview, description="The next fire times.", generate_examples=False),
-        400: ResponseSpec(Problem, description="The expression is wrong; says where.", generate_examples=False),
+        400: refusal("The expression is wrong; says where."),
     },
     summary="Preview fire times",
 )
@@ -91,7 +91,7 @@ async def preview_schedule(request: AnyRequest) -> Response[bytes]:
     """The next times that a cron expression names, daylight saving included."""
     fields = json_object(await request.body(), frozenset({"cron", "timezone", "count"}))
     expression, timezone, count = fields.get("cron"), fields.get("timezone", "UTC"), fields.get("count", 5)
-    if not isinstance(expression, str) or not expression.strip():
+    if not isinstance(expression, str) or not expression.strip() or len(expression) > 1000:
         raise refuse("cron", expression, 'must be a cron expression, for example "*/5 * * * *"')
     if not isinstance(timezone, str):
         raise refuse("timezone", timezone, "must be the name of a time zone")

@@ -1,0 +1,148 @@
+"""The installed product, as a stranger runs it: `runyard serve` as a process, with its own data folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from runyard.agent import process
+from runyard.client import Client
+from runyard.model.job import JobDoc
+from tests.helpers import deadline, wait_until
+
+BIN = Path(sys.executable).parent
+LOOPBACK = "127.0.0.1"
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """This process's environment without settings of Runyard, and with the environment's commands on the PATH."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("RUNYARD_", "NO_COLOR", "COLUMNS"))}
+    return env | {"PATH": f"{BIN}{os.pathsep}{env.get('PATH', '')}"} | more
+
+
+class Server:
+    """One `runyard serve`. After a first start it keeps its port, so that clients find it again."""
+
+    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """`arguments` go to `serve`; `env` is added to the environment of every command of this server."""
+        self.folder = folder
+        self.data = folder / "data"
+        self.log = folder / "server.log"
+        self.port = 0
+        self._arguments = arguments
+        self._env = dict(env or {})
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, ready: bool = True) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = ["runyard", "serve", "--port", str(self.port), "--data-dir", str(self.data), *self._arguments]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=clean_env(**self._env)
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith("Runyard is listening on http://"), line + self.log.read_text()
+        self.port = int(line.split("//")[1].split()[0].rpartition(":")[2])
+        if ready:
+            wait_until(lambda: self.get("/readyz").status_code == 200, 20, "readiness")
+        return self
+
+    def kill(self) -> None:
+        """As the out-of-memory killer would. Agent and jobs live on."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signals the server, and waits for its end; its exit code."""
+        assert self._process is not None
+        with self._process as ended:
+            ended.send_signal(number)
+            code = ended.wait(20)
+        self._process = None
+        return code
+
+    def close(self) -> None:
+        """Ends server, agent and jobs. Raises AssertionError if one of them is left, or if the server had a defect."""
+        code = self.end() if self._process is not None else 0
+        stopped = self.run("agent", "stop", "--kill", "--data-dir", str(self.data))
+        assert stopped.returncode == 0, stopped.stderr
+        wait_until(lambda: not self.processes(), 20, f"the end of {self.processes()}")
+        assert code == 0
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()[-4000:]
+
+    def processes(self) -> list[int]:
+        """Every living process that this server's agent has started."""
+        try:
+            mark = b"RUNYARD_AGENT=" + (self.data / "agent" / "id").read_bytes()
+        except FileNotFoundError:
+            return []
+        return [proc.pid for procs in process.Table().marked(mark).values() for proc in procs]
+
+    # Talking to it ------------------------------------------------------------------------------------------------
+
+    def client(self, **options: Any) -> Client:
+        return Client(self.url, **options)
+
+    def http(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=30)
+
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=30, **options)
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["runyard", "--url", self.url, *arguments] if self.port else ["runyard", *arguments]
+
+    def run(
+        self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """A `runyard` command against this server, to its end."""
+        options = {"cwd": self.folder, "timeout": 60, "text": True, "capture_output": True} | options
+        return subprocess.run(self.command(*arguments), env=clean_env(**self._env, **(env or {})), **options)
+
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.folder} | options
+        return subprocess.Popen(self.command(*arguments), env=clean_env(**self._env), **options)
+
+    def until(self, client: Client, ref: str, state: str, timeout: float = 20) -> JobDoc:
+        """The job once it is in that state."""
+        return wait_until(
+            lambda: job if (job := client.job(ref)).state == state else None, timeout, f"job {ref} being {state}"
+        )
+
+
+def read_until(stream: Any, text: str, timeout: float = 20) -> str:
+    """Lines of a process's output up to and with one that has `text` in it. The caller's process must write one."""
+    seen: list[str] = []
+    for _ in deadline(timeout, f"{text!r} in {seen}"):
+        line = stream.readline()
+        seen.append(line)
+        if text in line:
+            return "".join(seen)
+        assert line, f"the output ended without {text!r}: {seen}"
+    raise AssertionError
+
+
+def alive(pid: int) -> bool:
+    found = process.read(pid)
+    return found is not None and found.alive
+
+
+def now() -> float:
+    return time.time()
