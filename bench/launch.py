@@ -1,19 +1,24 @@
 """Launch: `/bin/true` jobs in bulk through HTTP until all have ended durably, beside a bare windowed `os.posix_spawn`.
 
-Interleaved A B A B; prints the ratio of the rates and the own CPU of server and agent for each job.
+HyperQueue, where it is installed (extra `bench`), runs the same program as tasks of one job in a local cluster.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
+import subprocess
+import sys
 import time
+from importlib.util import find_spec
+from statistics import median
 
 import httpx2
 
-from server import BenchServer
+from bench.figure import Figure
+from bench.server import BenchServer, fresh
+
+WARM_UP = 3000
+CHUNK = 500
 
 
 def bare(count: int, window: int = 4) -> float:
@@ -31,19 +36,20 @@ def bare(count: int, window: int = 4) -> float:
     return count / (time.perf_counter() - begin)
 
 
-def ours(server: BenchServer, client: httpx2.Client, count: int, chunk: int) -> tuple[float, float]:
-    """Jobs per second, and own CPU milliseconds a job."""
-    body = b"[" + b",".join([b'{"command":["/bin/true"]}'] * chunk) + b"]"
+def ours(server: BenchServer, client: httpx2.Client, count: int) -> tuple[float, float]:
+    """Jobs per second, and own CPU milliseconds a job. `count` is a multiple of `CHUNK`."""
+    body = b"[" + b",".join([b'{"command":["/bin/true"]}'] * CHUNK) + b"]"
     cursor = client.get("/api/v1/events", params={"after": "latest"}).json()["next"]
     params = {"after": cursor, "type": "job.succeeded,job.failed"}
     cpu = server.cpu_seconds()
     begin = time.perf_counter()
-    for _ in range(count // chunk):
-        answer = client.post("/api/v1/jobs:batch", content=body)
-        answer.raise_for_status()
+    for _ in range(count // CHUNK):
+        client.post("/api/v1/jobs:batch", content=body).raise_for_status()
     ended = 0
     with client.stream("GET", "/api/v1/events", params=params, headers={"Accept": "application/x-ndjson"}) as stream:
         for piece in stream.iter_bytes():
+            if b"job.failed" in piece:
+                raise RuntimeError(f"a job has failed: {piece.decode()[:1000]}")
             ended += piece.count(b"\n")
             if ended >= count:
                 break
@@ -51,30 +57,32 @@ def ours(server: BenchServer, client: httpx2.Client, count: int, chunk: int) -> 
     return count / wall, (server.cpu_seconds() - cpu) / count * 1000
 
 
-def measure(count: int = 5000, rounds: int = 3, chunk: int = 500) -> dict[str, float]:
-    references: list[float] = []
-    rates: list[float] = []
-    costs: list[float] = []
+def hyperqueue(count: int) -> float:
+    """Jobs per second. In a process of its own: its cluster lives in the caller's."""
+    command = [sys.executable, "-m", "bench.peer", str(count)]
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    answer = subprocess.run(command, cwd=fresh("hyperqueue"), env=env, capture_output=True, text=True, check=True)
+    return float(answer.stdout.split()[-1])
+
+
+def measure(count: int = 5000, rounds: int = 3) -> list[Figure]:
+    references, rates, costs, peers = [], [], [], []
+    peer = find_spec("hyperqueue") is not None
     with BenchServer() as server, httpx2.Client(base_url=server.url, timeout=60) as client:
-        ours(server, client, chunk, chunk)
+        ours(server, client, WARM_UP)
         for _ in range(rounds):
             references.append(bare(count))
-            rate, cost = ours(server, client, count, chunk)
+            rate, cost = ours(server, client, count)
             rates.append(rate)
             costs.append(cost)
-        references.append(bare(count))
-    ratio = statistics.median(rates) / statistics.median(references)
-    return {
-        "bare_per_s": statistics.median(references),
-        "ours_per_s": statistics.median(rates),
-        "ratio": ratio,
-        "own_cpu_ms": statistics.median(costs),
-    }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chunk", type=int, default=500)
-    print(json.dumps(measure(**vars(parser.parse_args())), indent=2))
+            if peer:
+                peers.append(hyperqueue(count // 10))
+    figures = [
+        Figure(name="launch: jobs, to bare spawn", unit="/s", measured=median(rates), reference=median(references), least=0.6),
+        Figure(name="launch: own CPU a job", unit="ms", measured=median(costs), most=0.5),
+    ]
+    if peer:
+        figures.append(
+            Figure(name="launch: jobs, to HyperQueue", unit="/s", measured=median(rates), reference=median(peers))
+        )
+    return figures

@@ -1,7 +1,12 @@
-"""A server of its own for a measurement: fresh data folder, free port, ended with everything it started."""
+"""A server of its own for a measurement: fresh data folder, free port, ended with everything it started.
+
+Data folders stay until the whole run has ended. ext4 avoids inodes that were freed a moment ago (`recently_deleted`): for
+minutes after many files have been removed, creating files nearby costs several times as much, for us and for everybody.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -10,21 +15,41 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 BIN = Path(sys.executable).parent
+RUNYARD = str(BIN / "runyard")
+
+
+@lru_cache(maxsize=1)
+def root() -> Path:
+    """The folder of this run, removed when Python ends."""
+    folder = Path(tempfile.mkdtemp(prefix="runyard-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def fresh(name: str) -> Path:
+    """A new empty folder."""
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root()))
 
 
 class BenchServer:
     """`with BenchServer() as server:` gives a server that is ready, at `server.url`."""
 
-    def __init__(self, folder: Path | None = None, args: tuple[str, ...] = ()) -> None:
-        self._own = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="runyard-bench-"))
-        self._args = args
-        self.url = ""
+    def __init__(self, folder: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+        """`env` is added to a clean environment: settings of the server."""
+        self.folder = folder or fresh("data")
+        self.port = 0
         self.pid = 0
+        self._env = {key: value for key, value in os.environ.items() if not key.startswith("RUNYARD_")} | dict(env or {})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> BenchServer:
         self.start()
@@ -33,16 +58,14 @@ class BenchServer:
     def start(self) -> float:
         """Starts the server; returns the seconds until it was ready."""
         begin = time.perf_counter()
-        command = [str(BIN / "runyard"), "serve", "--port", "0", "--data-dir", str(self.folder), *self._args]
-        env = {key: value for key, value in os.environ.items() if not key.startswith("RUNYARD_")}
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        command = [RUNYARD, "serve", "--port", "0", "--data-dir", str(self.folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._env)
         self.pid = self._process.pid
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if "http://" not in line:
             raise RuntimeError(f"the server did not start: {line!r}")
-        self.url = line.split("http://")[1].split()[0]
-        self.url = f"http://{self.url}"
+        self.port = int(line.split("http://")[1].split()[0].rpartition(":")[2])
         while True:
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
@@ -53,12 +76,16 @@ class BenchServer:
 
     @property
     def agent_pid(self) -> int:
-        return int((self.folder / "agent" / "agent.pid").read_text().split()[0])
+        return int((self.folder / "agent" / "agent.pid").read_text())
 
     def kill(self) -> None:
         """SIGKILL to the server; the agent goes on."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        with self._process as process:
+            process.kill()
+
+    def kill_agent(self) -> None:
+        """SIGKILL to the agent; the runs go on."""
+        os.kill(self.agent_pid, signal.SIGKILL)
 
     def cpu_seconds(self) -> float:
         """User and system time of server and agent so far, without their children's."""
@@ -67,12 +94,10 @@ class BenchServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.wait()
-        stop = [str(BIN / "runyard"), "agent", "stop", "--kill", "--data-dir", str(self.folder)]
-        subprocess.run(stop, check=False, capture_output=True)
-        if self._own:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with self._process as process:
+            process.terminate()
+        stop = [RUNYARD, "agent", "stop", "--kill", "--data-dir", str(self.folder)]
+        subprocess.run(stop, check=True, capture_output=True)
 
 
 def process_seconds(pid: int) -> float:

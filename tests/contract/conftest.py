@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from runyard.executors.local import LocalExecutor, stop_agent
-from runyard.executors.memory import MemoryExecutor, Outcome
+from runyard.executors.memory import MemoryExecutor, Outcome, Programs
 from runyard.executors.protocol import Executor, Report, Synced
 from runyard.model import wire
 from runyard.model.ids import RunKey
@@ -68,8 +68,8 @@ class LocalRig:
 
 
 class MemoryRig:
-    PROGRAMS = {
-        "ok": Outcome(),
+    PROGRAMS: Programs = {
+        "ok": (0, 0.0),
         "code": Outcome(exit_code=3),
         "brief": Outcome(seconds=0.3),
         "long": Outcome(seconds=FOREVER),

@@ -57,15 +57,18 @@ def test_a_killed_agent_is_replaced_and_nothing_is_lost(agent: AgentProcess, tmp
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             await wait_until_async(lambda: heard.down)
-            later = agent.launch(["true"])
-            executor.launch([later])
+            lost, later = agent.launch(["true"]), agent.launch(["true"])
+            executor.launch([lost])
             await wait_until_async(lambda: len(heard.synced) == 2)
+            executor.launch([later])
             assert heard.down == ["n1"]
             assert heard.synced[1].live == {up.run} and heard.synced[1].node.gpus == [0, 1]
             assert agent_status(agent.folder).pid not in (None, pid)
             (tmp_path / "go").touch()
             await wait_until_async(lambda: {up.run, later.run} <= heard.exits().keys())
             assert heard.exits()[later.run].exit_code == 0
+            # Said while nobody was there: it is for the service to say it again.
+            assert lost.run not in heard.exits()
         finally:
             await executor.close()
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def pid_in(path: Path) -> int:
     return int(wait_until(lambda: path.exists() and path.read_text().strip(), 20, f"a pid in {path}"))
 
 
-def escaped(agent: AgentProcess, client: Client, path: Path, **options: float) -> tuple[wire.Launch, int]:
+def escaped(agent: AgentProcess, client: Client, path: Path, **options: Any) -> tuple[wire.Launch, int]:
     """A run with an escaped daemon, and the daemon's pid."""
     launch = agent.launch([sys.executable, "-c", ESCAPE, str(path)], **options)
     client.send(launch)
@@ -203,7 +204,6 @@ def test_shutdown_refuses_or_kills(agent: AgentProcess, tmp_path: Path) -> None:
 
 
 _TREE = Cgroups("probe")
-_TREE.close()
 
 
 @pytest.mark.skipif(_TREE.root is None, reason="no cgroup v2 tree can be written here")
@@ -220,7 +220,11 @@ def test_a_cgroup_takes_everything_along(agent: AgentProcess, tmp_path: Path) ->
     assert ended.cpu_seconds is not None and ended.cpu_seconds > 0
     name = (agent.folder / "id").read_text()
     assert _TREE.root is not None
-    assert [path for path in (Path(_TREE.root).parent / f"runyard-{name}").iterdir() if path.is_dir()] == []
+    root = Path(_TREE.root).with_name(f"runyard-{name}")
+    assert root.is_dir() and not any(path.is_dir() for path in root.iterdir())
+    os.kill(agent.pid, signal.SIGTERM)
+    agent.wait()
+    assert not root.exists()
 
 
 def test_the_cgroup_files_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:

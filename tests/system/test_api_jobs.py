@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import pairwise
@@ -17,6 +17,7 @@ import pytest
 from runyard.client import Client
 from runyard.model.ids import f58
 from runyard.model.job import JobDoc
+from runyard.model.state import LIVE
 from tests.helpers import wait_until
 from tests.system.server import Server
 
@@ -88,6 +89,16 @@ def test_every_shape_of_job_runs_to_its_end(http: httpx2.Client, spec: Json, kin
     assert datetime.fromisoformat(done["submitted_at"]) <= datetime.fromisoformat(done["ended_at"])
     # What a client decodes is what was sent.
     assert msgspec.convert(done, JobDoc, strict=True).labels == spec.get("labels", {})
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(server: Server, client: Client) -> Iterator[None]:
+    """A test that fails must not take the cores from the next ones."""
+    before = {job.id for job in client.jobs(state=LIVE)}
+    yield
+    for job in client.jobs(state=LIVE):
+        if job.id not in before and job.labels.get("mark") != "listed":
+            client.cancel(job.id)
 
 
 def test_reserved_cores_are_named_and_given_back(http: httpx2.Client) -> None:
@@ -485,7 +496,9 @@ def test_why_schedule(http: httpx2.Client) -> None:
 
 
 def test_why_resources_names_who_holds_them(http: httpx2.Client) -> None:
-    holder = submit(http, command=["sleep", "1000"], name="holder", resources={"exclusive": True}, time_limit="1h")
+    cores = sorted(os.sched_getaffinity(0))
+    all_cores = {"cores_per_task": len(cores)}
+    holder = submit(http, command=["sleep", "1000"], name="holder", resources=all_cores, time_limit="1h")
     state_of(http, holder["id"], "running")
     low = submit(http, command=["true"], resources={"cores_per_task": 1})
     high = submit(http, command=["true"], resources={"cores_per_task": 1}, priority=9)
@@ -493,19 +506,28 @@ def test_why_resources_names_who_holds_them(http: httpx2.Client) -> None:
     assert found["reason"] == "resources" and found["position"] == 2 and why(http, high["id"])["position"] == 1
     (blocker,) = found["blockers"]
     assert (blocker["job"], blocker["name"]) == (holder["id"], "holder")
-    assert blocker["holds"][0]["cores"] == sorted(os.sched_getaffinity(0))
+    assert blocker["holds"][0]["cores"] == cores
     assert datetime.fromisoformat(found["expected_start"]) > datetime.fromisoformat(low["submitted_at"])
     act(http, holder["id"], "cancel")
     assert ended(http, low["id"])["state"] == ended(http, high["id"])["state"] == "succeeded"
 
 
+def test_why_a_whole_node_is_not_free_while_a_job_without_reservation_runs(http: httpx2.Client) -> None:
+    small = submit(http, command=["sleep", "1000"], name="small")
+    state_of(http, small["id"], "running")
+    whole = submit(http, command=["true"], resources={"exclusive": True})
+    found = why(http, whole["id"])
+    assert found["reason"] == "resources" and "a whole node" in found["summary"]
+    assert "small" in [blocker["name"] for blocker in found["blockers"]]
+    act(http, whole["id"], "cancel")
+    act(http, small["id"], "cancel")
+
+
 def test_why_more_than_there_is(http: httpx2.Client) -> None:
-    answer = http.post(JOBS, json={"command": ["true"], "resources": {"cores_per_task": 90_000}})
-    # It may wait for a larger node, or be refused; either way somebody is told.
-    job = answer.json()
-    found = why(http, job["id"])
-    assert found["state"] == "pending" and "90000 cores" in found["summary"]
-    act(http, job["id"], "cancel")
+    job = submit(http, command=["true"], resources={"cores_per_task": 90_000})
+    done = ended(http, job["id"])
+    assert done["state"] == "failed" and "90000" in done["reason"] and not done["runs"]
+    assert done["reason"] in why(http, job["id"])["summary"]
 
 
 def test_why_backoff(http: httpx2.Client) -> None:

@@ -24,19 +24,15 @@ class Cgroups:
         if tree is None:
             self.note = "no cgroup v2 tree is mounted: memory limits hold for each process alone, cpus not at all"
             return
-        root = os.path.join(tree, f"runyard-{agent}")
-        try:
-            os.makedirs(root, exist_ok=True)
-        except OSError as error:
+        if not os.path.isdir(tree) or not os.access(tree, os.W_OK):
             self.note = (
-                f"can't write the cgroup tree at {tree} ({error.strerror}): "
+                f"the cgroup tree at {tree} can't be written: "
                 "memory limits hold for each process alone, limits on cpus not at all"
             )
             return
-        self.root = root
-        for folder in (tree, root):
-            _enable(folder)
-        enabled = _words(f"{root}/cgroup.subtree_control")
+        self.root = os.path.join(tree, f"runyard-{agent}")
+        _enable(tree)
+        enabled = _words(f"{tree}/cgroup.subtree_control")
         self.memory, self.cpu = "memory" in enabled, "cpu" in enabled
         missing = [name for name, there in (("memory", self.memory), ("cpu", self.cpu)) if not there]
         if missing:
@@ -52,6 +48,10 @@ class Cgroups:
 
     def make(self, path: str, memory: int | None, cpus: float | None) -> None:
         """Raises OSError."""
+        root = os.path.dirname(path)
+        if not os.path.isdir(root):
+            os.makedirs(root, exist_ok=True)
+            _enable(root)
         os.makedirs(path, exist_ok=True)
         if memory is not None and self.memory:
             _put(f"{path}/memory.max", str(memory))

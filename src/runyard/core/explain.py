@@ -110,7 +110,7 @@ def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str,
             "holds": [{"node": s.node, "cores": s.cores, "gpus": s.gpus, "memory": s.memory} for s in shares],
             "until": _time(until),
         }
-        for run, until, shares in scheduler.pool.holders(claim.executor)
+        for run, until, shares in scheduler.pool.holders(claim.executor, slots=claim.exclusive)
     ]
     ahead = "" if blockers else " Jobs ahead of it in the queue hold reservations."
     return f"It waits for {_claim_text(claim)}; {len(blockers)} runs hold resources.{ahead}", blockers

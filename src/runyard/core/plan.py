@@ -97,6 +97,8 @@ class Plan:
         self._pool = pool
         self._outlooks = outlooks
         self._now = now
+        #: How often it was asked what a single node has free: the measure of the work done.
+        self.looks = 0
         self._reserved: dict[str, list[Reservation]] = {}
         # Nodes on which something was reserved or started in this pass, with a count: more can only come later there.
         self._touched: dict[str, int] = {}
@@ -144,6 +146,7 @@ class Plan:
 
     def earliest(self, name: str, claim: Claim, after: float) -> float:
         """When the claim fits on the node for its whole duration, from `after` on (Unix seconds)."""
+        self.looks += 1
         want = self._pool.places[name].want(claim)
         start: float | None = None
         profile = self._profile(name)

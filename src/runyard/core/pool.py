@@ -284,12 +284,12 @@ class Pool:
         ]
         return "needs " + "; ".join(wants or ["a node with all of it at once, and there is none"])
 
-    def holders(self, executor: str) -> list[tuple[RunKey, float, list[Share]]]:
-        """Runs that hold more than a slot on nodes of the executor, by planned end."""
+    def holders(self, executor: str, *, slots: bool = False) -> list[tuple[RunKey, float, list[Share]]]:
+        """Runs that hold more than a slot (with `slots`: or only that) on nodes of the executor, by planned end."""
         rows = [
             (run, until, shares)
             for run, (until, shares) in self.held.items()
-            if any(share.cores or share.gpus or share.memory or share.exclusive for share in shares)
+            if (slots or any(share.cores or share.gpus or share.memory or share.exclusive for share in shares))
             and any(self.places[share.node].node.executor == executor for share in shares if share.node in self.places)
         ]
         return sorted(rows, key=lambda row: row[1])

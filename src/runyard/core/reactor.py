@@ -7,6 +7,7 @@ in order: each state transition is one event among them (design, section 4).
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -121,7 +122,9 @@ class Reactor:
     @property
     def next_wakeup(self) -> float | None:
         """When to call with `Tick` at the latest (Unix seconds); None if nothing is due ever."""
-        return self._timers[0][0] if self._timers else None
+        due = self._timers[0][0] if self._timers else None
+        retry = self.scheduler.retry_at
+        return due if retry is None else retry if due is None else min(due, retry)
 
     def know(self, node: Node) -> None:
         """A node from the store, before the first input: it is there, though not in contact yet."""
@@ -168,6 +171,7 @@ class Reactor:
             origin=new.origin,
             owner=new.owner,
             submitted_at=self._now,
+            armed_at=self._now,
             priority=spec.priority,
             hold=spec.hold,
             replicas=[Replica() for _ in range(spec.replicas)],
@@ -187,7 +191,7 @@ class Reactor:
                 record.needs.append(need)
                 self.roster.watch(record, need)
         if spec.schedule is not None:
-            record.armed = False
+            record.armed, record.armed_at = False, None
             self._plan_fire(record, self._now)
         self._advance(record)
 
@@ -241,6 +245,7 @@ class Reactor:
                 if record.hold:
                     self._unqueue(record)
                 self._advance(record)
+                self._wake(record)
 
     def _delete(self, event: Delete) -> None:
         if event.job in self.jobs:
@@ -514,22 +519,17 @@ class Reactor:
             self._advance(record)
 
     def _rearm(self, record: JobRecord) -> None:
-        """Start anew, by request or because a cron job replaces its run."""
-        fire = record.intent is Intent.REPLACE or record.spec.schedule is None
+        """Start anew, by request or because a cron job replaces its run. A cron job that is restarted runs now."""
         record.intent = None
         record.ended_at = None
         record.exit_code = record.signal = None
         if record.spec.schedule is not None and record.next_fire is None:
             self._plan_fire(record, self._now)
-        if fire or record.armed:
-            self._arm(record)
-        else:
-            for index in range(len(record.replicas)):
-                self._pend(record, index)
-            self._advance(record)
+        self._arm(record)
 
     def _arm(self, record: JobRecord) -> None:
         record.armed = True
+        record.armed_at = self._now
         record.started_at = None
         for index in range(len(record.replicas)):
             self._pend(record, index)
@@ -544,7 +544,7 @@ class Reactor:
             self._wake_waiters()
             if self._timers and self._timers[0][0] <= self._now:
                 self._ring()
-            elif self.scheduler.dirty:
+            elif self.scheduler.dirty or (self.scheduler.retry_at or math.inf) <= self._now:
                 for start in self.scheduler.starts(self._now):
                     self._start_or_wait(self.jobs[start.job], start.replica, start.shares)
             else:

@@ -60,6 +60,7 @@ class Live(msgspec.Struct, array_like=True):
     needs: list[Need]
     intent: Intent | None
     armed: bool
+    armed_at: float | None
     next_fire: float | None
     backlog: int
     replicas: list[Replica]
@@ -90,6 +91,8 @@ class JobRecord(msgspec.Struct, kw_only=True):
     intent: Intent | None = None
     armed: bool = True
     """A cron job is armed from the moment it fires until its runs have ended; the others always are."""
+    armed_at: float | None = None
+    """When a start was asked for last, by submission, restart or schedule."""
     next_fire: float | None = None
     backlog: int = 0
     """Fire times that wait for the present run to end (`overlap = queue`, `missed = all`)."""
@@ -104,4 +107,4 @@ class JobRecord(msgspec.Struct, kw_only=True):
 
     @property
     def live(self) -> Live:
-        return Live(self.needs, self.intent, self.armed, self.next_fire, self.backlog, self.replicas)
+        return Live(self.needs, self.intent, self.armed, self.armed_at, self.next_fire, self.backlog, self.replicas)

@@ -8,7 +8,7 @@ from runyard.core.record import JobRecord, Need, Replica
 from runyard.model.errors import NotFound
 from runyard.model.ids import RunKey, f58, parse_job_id
 from runyard.model.job import Condition
-from runyard.model.state import State
+from runyard.model.state import State, Why
 
 
 class Roster:
@@ -59,12 +59,39 @@ class Roster:
         replica = record.replicas[run.replica]
         return (record, replica) if replica.attempt == run.attempt else None
 
-    def busy(self, ref: str, but: JobRecord) -> bool:
-        """Has a live job of that name or id a process, or one about to be?"""
-        ids = self.names.get(ref) or ()
+    def called(self, ref: str) -> list[JobRecord]:
+        """The live jobs of that name, or the one of that id."""
+        ids = self.names.get(ref)
+        if ids:
+            return [self.jobs[job] for job in ids]
         number = parse_job_id(ref)
-        records = [self.jobs[job] for job in ids] or ([self.jobs[number]] if number in self.jobs else [])
-        return any(record.active for record in records if record.id != but.id)
+        return [self.jobs[number]] if number in self.jobs else []
+
+    def busy(self, ref: str, waiter: JobRecord) -> bool:
+        """Does `ref` keep a job waiting that wants it idle: has it a process, or one about to be?
+
+        A job that itself waits for others to be idle comes first, so that chains run in order; except when it waits
+        for `waiter` in turn: then both may start as soon as nothing runs, and nobody waits for ever.
+        """
+        return any(
+            record.active or (_in_turn(record) and not self._waits_for(record, waiter))
+            for record in self.called(ref)
+            if record.id != waiter.id
+        )
+
+    def _waits_for(self, record: JobRecord, other: JobRecord) -> bool:
+        """Does `record` wait until `other` is idle, directly or through jobs that wait themselves?"""
+        seen = {record.id}
+        stack = [record]
+        while stack:
+            for need in stack.pop().needs:
+                for found in self.called(need.ref) if need.condition == Condition.IDLE else ():
+                    if found.id == other.id:
+                        return True
+                    if found.id not in seen and _in_turn(found):
+                        seen.add(found.id)
+                        stack.append(found)
+        return False
 
     def put(self, record: JobRecord, replica: Replica, state: State) -> None:
         """The only way in which a replica changes its state: keeps the tally."""
@@ -110,3 +137,8 @@ class Roster:
                     if not waiting:
                         del self._idle_waiters[ref]
         return found
+
+
+def _in_turn(record: JobRecord) -> bool:
+    """Does the job wait until others are idle, or has it done so and is about to start?"""
+    return record.reason == Why.DEPENDENCY or (record.reason == Why.RESOURCES and bool(record.needs))

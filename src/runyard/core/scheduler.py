@@ -23,6 +23,11 @@ from runyard.model.ids import RunKey
 from runyard.model.node import Node, Share
 
 
+#: Seconds for which planning rests for each look at a node that the last plan took. In a small or idle cluster this is
+#: nothing; in a large and full one it bounds planning to a thousandth of the time. The first in the queue never waits.
+LOOK = 0.005
+
+
 class Ticket(NamedTuple):
     """A waiting run's place in the queue; sorts by priority, then age, then replica."""
 
@@ -52,6 +57,9 @@ class Scheduler:
         self._claims: dict[Ticket, Claim] = {}
         #: Something has changed since the last decision.
         self.dirty = False
+        self._rest_until = 0.0
+        #: When to decide again even if nothing changes (Unix seconds); None if there is nothing to decide.
+        self.retry_at: float | None = None
 
     def node_up(self, node: Node) -> bool:
         """A node is there, new or again. True if it is new, or not as it was."""
@@ -111,6 +119,7 @@ class Scheduler:
     def starts(self, now: float) -> Iterator[Start]:
         """What starts now. Each decision must be followed by `hold` before the next is asked for."""
         self.dirty = False
+        self.retry_at = None
         yield from self._light_starts()
         yield from self._claimed_starts(now)
 
@@ -150,6 +159,9 @@ class Scheduler:
                 position += 1
                 continue
             # Those before it reserve only now: as long as nothing fits, there is nothing to plan.
+            if position and now < self._rest_until:
+                self.retry_at = self._rest_until
+                return
             for earlier in self._queue[reserved:position]:
                 plan.reserve(self._claims[earlier])
             reserved = position
@@ -163,6 +175,8 @@ class Scheduler:
             shares = [self.pool.places[name].cut(claim) for name in chosen]
             yield Start(ticket.job, ticket.replica, shares)
             plan.started(chosen)
+        if reserved:
+            self._rest_until = now + plan.looks * LOOK
 
     def expected_start(self, record: JobRecord, replica: int, now: float) -> float | None:
         """When the plan has this waiting run start (Unix seconds); None if it is not planned that far."""

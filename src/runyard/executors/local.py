@@ -120,6 +120,7 @@ class LocalExecutor:
             up = time.monotonic()
             await link.lost.wait()
             self._link = None
+            self._outbox.clear()
             if not link.dropped and self._node is not None:
                 log.warning("the connection to the agent was lost; connecting again")
                 self._on_down(self._node)
@@ -178,8 +179,10 @@ class LocalExecutor:
     # Talking ------------------------------------------------------------------------------------------------------
 
     def _say(self, *messages: wire.ToAgent) -> None:
+        if self._link is None or self._link.dropped:
+            return
         self._outbox += messages
-        if self._link is not None and not self._flushing:
+        if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 

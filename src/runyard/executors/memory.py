@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
 
 
 #: By the program's name (`argv[0]`, or its last part), or as a function; None means that there is no such program.
-Programs = Mapping[str, Outcome] | Callable[[wire.Launch], Outcome | None]
+#: A plain `(exit_code, seconds)` will do as well.
+Programs = Mapping[str, Outcome | tuple[int, float]] | Callable[[wire.Launch], Outcome | tuple[int, float] | None]
 
 
 class _Run:
@@ -173,10 +174,12 @@ class MemoryExecutor:
         self.advance(0.0)
 
     def _outcome(self, launch: wire.Launch) -> Outcome | None:
-        if callable(self._programs):
-            return self._programs(launch)
         name = launch.argv[0] if launch.argv else ""
-        return self._programs.get(name) or self._programs.get(name.rpartition("/")[2])
+        if callable(self._programs):
+            found = self._programs(launch)
+        else:
+            found = self._programs.get(name) or self._programs.get(name.rpartition("/")[2])
+        return None if found is None else Outcome(*found)
 
     def _number(self) -> int:
         self._seq += 1

@@ -28,9 +28,9 @@ class Executor(Protocol):
     """All methods are for the event loop's thread; the callbacks come on it. `start` and `close` may be repeated.
 
     `launch`, `stop`, `signal` and `ack` return at once and never fail: what they say travels, in order, with whatever
-    else is said in the same turn of the loop. While a node is away it is kept and sent, in order, on the next
-    connection, ahead of what the service says after `Synced`. A frame may still be lost with a connection, so the
-    service says again after `Synced` what still matters: launches of runs that the node has known are ignored.
+    else is said in the same turn of the loop. What is said while a node is away, or is lost with a connection, is
+    dropped: after `Synced` the service says again what still matters. Launches of runs that the node has known are
+    ignored.
     """
 
     async def start(

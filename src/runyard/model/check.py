@@ -35,6 +35,7 @@ _QUANTITIES: dict[str, dict[str, Callable[[str], float]]] = {
     "restart": dict.fromkeys(("delay", "max_delay", "reset_after"), parse_duration),
     "stop": {"grace": parse_duration},
     "resources": {"memory": parse_size},
+    "output": {"max_size": parse_size},
     "limits": dict.fromkeys(("file_size", "address_space", "core_size", "stack", "memory"), parse_size),
 }
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
@@ -45,7 +46,7 @@ _PARTS: dict[str, type[msgspec.Struct]] = {
     name: field.type if isinstance(field.type, type) else field.type.__args__[0]
     for field in msgspec.structs.fields(JobSpec)
     for name in (field.name,)
-    if name in ("schedule", "restart", "resources", "stop", "limits")
+    if name in ("schedule", "restart", "resources", "stop", "limits", "output")
 }
 
 
@@ -225,6 +226,8 @@ def _check_numbers(spec: JobSpec) -> None:
         _check_range("restart.backoff", restart.backoff, 1.0, 1000.0)
         if restart.max is not None:
             _check_range("restart.max", restart.max, 0, 1_000_000_000)
+    if spec.output.max_size is not None:
+        _check_range("output.max_size", spec.output.max_size, 4096, 1 << 60)
     for name in ("cpu_time", "file_size", "open_files", "processes", "address_space", "core_size", "stack", "memory"):
         value = getattr(limits, name)
         if value is not None:

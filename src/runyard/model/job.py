@@ -126,6 +126,15 @@ class Limits(_Part, frozen=True):
     """CPU bandwidth in cores, for the whole process tree; needs a writable cgroup v2."""
 
 
+class Output(_Part, frozen=True):
+    """What becomes of what a run writes."""
+
+    merge: bool = False
+    """stdout and stderr in one file, as they come; there is no `stderr` then."""
+    max_size: Size | None = None
+    """Of each file, roughly: the oldest output goes first. Offsets stay what they are."""
+
+
 class JobSpec(_Part, frozen=True):
     command: list[str] | None = None
     script: str | None = None
@@ -151,6 +160,7 @@ class JobSpec(_Part, frozen=True):
     hold: bool = False
     labels: dict[str, str] = {}
     limits: Limits = Limits()
+    output: Output = Output()
     executor: str = "local"
 
     @property

@@ -36,7 +36,7 @@ def launch_message(start: StartRun, output: Callable[[RunKey], tuple[str, str]])
         env=_environment(spec, start.shares),
         cwd=spec.cwd,
         stdout=stdout,
-        stderr=stderr,
+        stderr=stdout if spec.output.merge else stderr,
         stop_signal=signal_number(spec.stop.signal) or 15,
         grace=spec.stop.grace,
         time_limit=spec.time_limit,

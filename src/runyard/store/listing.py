@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, literal, or_, select
 
-from runyard.model.ids import EPOCH, GENERATOR_BITS, SEQUENCE_BITS
+from runyard.model.ids import EPOCH, GENERATOR_BITS, MAX_ID, SEQUENCE_BITS
 from runyard.model.state import State
 from runyard.store import row, tables
 
@@ -124,7 +124,7 @@ def first_id(at: float) -> int:
 
 
 def _id_at(at: float) -> int:
-    return max(int(at * 1000) - EPOCH, 0) << (GENERATOR_BITS + SEQUENCE_BITS)
+    return min(max(int(at * 1000) - EPOCH, 0) << (GENERATOR_BITS + SEQUENCE_BITS), MAX_ID)
 
 
 def _choose(connection: Connection, walks: list[_Walk], before: int | None, floor: int | None, few: int) -> _Walk:

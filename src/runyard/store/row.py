@@ -165,7 +165,8 @@ def record_of(row: _Row) -> JobRecord:
     )
     if live is not None:
         part = _live_decoder.decode(live)
-        record.needs, record.intent, record.armed = part.needs, part.intent, part.armed
+        record.needs, record.intent = part.needs, part.intent
+        record.armed, record.armed_at = part.armed, part.armed_at
         record.next_fire, record.backlog, record.replicas = part.next_fire, part.backlog, part.replicas
     else:
         record.armed = record.spec.lifecycle is not Lifecycle.CRON

@@ -1,0 +1,31 @@
+"""HyperQueue's rate: `python -m bench.peer COUNT` runs that many `/bin/true` in a local cluster, and prints jobs a second.
+
+Its files go into the current folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+
+def run(count: int) -> float:
+    with LocalCluster(server_dir=Path.cwd() / "server", worker_config=WorkerConfig()) as cluster:
+        client = cluster.client()
+        # One task first: the worker may still be on its way.
+        for amount in (1, count):
+            job = Job()
+            for _ in range(amount):
+                job.program(["/bin/true"])
+            begin = time.perf_counter()
+            client.wait_for_jobs([client.submit(job)])
+            wall = time.perf_counter() - begin
+    return count / wall
+
+
+if __name__ == "__main__":
+    print(f"{run(int(sys.argv[1])):.1f}")
