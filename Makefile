@@ -11,7 +11,7 @@ STAMP := $(VENV)/.ready
 # The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup postgres run test check bench docs clean
+.PHONY: help setup postgres run test check bench openapi docs clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test    linters, types and all test suites (ARGS='-k name' goes to pytest)"
 	@echo "make check   linters and types only"
 	@echo "make bench   measure (ARGS go to bench/run.py)"
+	@echo "make openapi write docs/openapi.json anew, from the code"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove $(VENV), site/ and all caches"
 
@@ -61,6 +62,9 @@ test: setup check
 bench: setup
 	@$(BIN)/python -c 'import hyperqueue' 2>/dev/null || echo "bench: HyperQueue is not installed (extra bench): that comparison is left out"
 	$(BIN)/python bench/run.py $(ARGS)
+
+openapi: setup
+	@$(BIN)/python -m runyard.api.openapi > docs/openapi.json
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

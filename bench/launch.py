@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 import httpx2
@@ -60,7 +61,7 @@ def ours(server: BenchServer, client: httpx2.Client, count: int) -> tuple[float,
 def hyperqueue(count: int) -> float:
     """Jobs per second. In a process of its own: its cluster lives in the caller's."""
     command = [sys.executable, "-m", "bench.peer", str(count)]
-    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     answer = subprocess.run(command, cwd=fresh("hyperqueue"), env=env, capture_output=True, text=True, check=True)
     return float(answer.stdout.split()[-1])
 

@@ -4,8 +4,8 @@
 
 Jobs come in over 24 simulated hours, more of them by day than by night; each asks for cores, GPUs, memory or several
 nodes, and runs for a part of its time limit. Some nodes are started anew while they are busy. The engine is the real
-one; agents, network and disk are simulated (`tests/simulator.py`). `--load` is the share of the cluster's cores that the
-jobs would fill if they could run at once, averaged over the day.
+one; agents, network and disk are simulated (`tests/simulator.py`). `--load` is the share of the cluster's cores that
+the jobs would fill if they could run at once, averaged over the day.
 """
 
 from __future__ import annotations

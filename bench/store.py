@@ -57,8 +57,7 @@ class Lives:
             for number in range(count)
         ]
 
-    def submit(self, group: list[JobRecord]) -> Batch:
-        batch = Batch()
+    def submit(self, group: list[JobRecord], batch: Batch) -> Batch:
         for record in group:
             self.event(batch, "job.submitted", record)
             self.event(batch, "job.pending", record)
@@ -68,8 +67,7 @@ class Lives:
             batch.save_job(record, new=True)
         return batch
 
-    def start(self, group: list[JobRecord]) -> Batch:
-        batch = Batch()
+    def start(self, group: list[JobRecord], batch: Batch) -> Batch:
         for record in group:
             record.state = record.replicas[0].state = State.RUNNING
             record.started_at = record.replicas[0].started_at = self.now
@@ -80,8 +78,7 @@ class Lives:
             batch.save_run(record.id, 0, record.replicas[0])
         return batch
 
-    def end(self, group: list[JobRecord]) -> Batch:
-        batch = Batch()
+    def end(self, group: list[JobRecord], batch: Batch) -> Batch:
         for number, record in enumerate(group):
             record.state = record.replicas[0].state = State.FAILED if number % 100 == 0 else State.SUCCEEDED
             record.ended_at = record.replicas[0].ended_at = self.now
@@ -96,8 +93,15 @@ class Lives:
         made = []
         for _ in range(max(1, jobs // group)):
             records = self.born(group)
-            made += [self.submit(records), self.start(records), self.end(records)]
+            made += [self.submit(records, Batch()), self.start(records, Batch()), self.end(records, Batch())]
         return made
+
+    def ended(self, count: int) -> Batch:
+        """So many whole lives in one batch."""
+        records, batch = self.born(count), Batch()
+        self.submit(records, batch)
+        self.start(records, batch)
+        return self.end(records, batch)
 
 
 def measure(action: Callable[[], object]) -> tuple[float, float]:

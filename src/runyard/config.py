@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
 from msgspec import Meta
 
 from runyard.model.errors import ConfigError
+from runyard.model.event import EVENT_TYPES
 from runyard.model.quantity import Duration, Size, parse_duration, parse_size
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 _DAY = 86400.0
+FRONT_DOORS = ("native", "flux", "meproc", "modelbox", "tango", "k12ai")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +90,57 @@ class Limits(_Section, frozen=True):
     """Jobs in one bulk request."""
 
 
+class Meproc(_Section, frozen=True):
+    """The Meproc door, at `/proc`."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; Meproc's is 8606."""
+    max_replica: Positive = 1000
+    interval_unit: Literal["seconds", "milliseconds"] = "seconds"
+    """What a number in `interval` means: the document's seconds, or the milliseconds of Meproc since November 2023."""
+    timezone: str = "UTC"
+    """For the schedules of cron tasks."""
+    cron_catchup: bool = False
+    """Make up for cron times that passed while no server was there, once."""
+    script_dir: str = ""
+    """Where relative paths of script tasks start; empty means the folder in which the server was started."""
+    stop_grace: Duration = 10.0
+    """Between SIGTERM and SIGKILL."""
+    output_max: Size = 64 * 1024 * 1024
+    """Kept of the output of each run; the oldest goes first."""
+    strict: bool = False
+    """Refuse what the original refuses, where the document is more generous."""
+
+
+class Doors(_Section, frozen=True):
+    meproc: Meproc = Meproc()
+
+
 class Auth(_Section, frozen=True):
     enabled: bool = False
+
+
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who is told of events: a receiver of webhooks, or a program of this host. One `[[hooks]]` table."""
+
+    name: str
+    """Its cursor and its figures go by this name."""
+    url: str = ""
+    """Gets each event by POST. Exactly one of `url` and `command` is given."""
+    command: list[str] = []
+    """Gets each event on standard input."""
+    events: list[str] = ["run.started", "run.exited"]
+    jobs: list[str] = []
+    """Patterns (`*`, `?`, `[…]`) of the names of the jobs that it is about; empty means all jobs, and nodes as well."""
+    origins: list[str] = []
+    """Front doors by which the jobs came in; empty means all."""
+    secret: str = ""
+    """Key of the signature; empty means that deliveries are not signed."""
+    secret_file: str = ""
+    """A file that holds the secret."""
+    timeout: Duration = 10.0
+    """Of one attempt."""
+    retries: Count = 8
 
 
 class Config(_Section, frozen=True):
@@ -101,6 +154,7 @@ class Config(_Section, frozen=True):
     scheduler: Scheduler = Scheduler()
     retention: Retention = Retention()
     limits: Limits = Limits()
+    doors: Doors = Doors()
     auth: Auth = Auth()
 
 
@@ -129,7 +183,8 @@ def _leaves(section: type[_Section], prefix: str = "") -> Iterator[tuple[str, An
 
 #: The type of each dotted key.
 KEYS: dict[str, Any] = dict(_leaves(Config))
-_SECTIONS = frozenset(key.partition(".")[0] for key in KEYS if "." in key)
+_HOOK_KEYS: dict[str, Any] = get_type_hints(Hook, include_extras=True)
+_SECTIONS = frozenset(key[:place] for key in KEYS for place, char in enumerate(key) if char == ".")
 
 
 def get(config: Config, key: str) -> Any:
@@ -165,11 +220,16 @@ def parse(
             if key not in KEYS:
                 raise ConfigError(f"{flag}: {_unknown(key)}")
             values[key], origins[key] = _convert(key, value, flag, text=False), Origin("flag", flag)
-    values["data_dir"] = _data_dir(values.get("data_dir") or default_data_dir, origins["data_dir"])
+    values["data_dir"] = _absolute(values.get("data_dir") or default_data_dir, origins["data_dir"])
+    if "hooks" in values:
+        values["hooks"] = [_located(hook, origins["hooks"]) for hook in values["hooks"]]
     tree: dict[str, Any] = {}
     for key, value in values.items():
-        section, _, name = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = value
+        *sections, name = key.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = value
     return msgspec.convert(tree, Config), origins
 
 
@@ -221,18 +281,21 @@ def _from_file(text: str, path: str) -> Iterator[tuple[str, Any]]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: not valid TOML: {error}") from error
-    for name, value in document.items():
-        if name in _SECTIONS:
+    yield from _settings(document, "", where)
+
+
+def _settings(table: dict[str, Any], prefix: str, where: str) -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values in a table of the file."""
+    for name, value in table.items():
+        key = prefix + name
+        if key in _SECTIONS:
             if not isinstance(value, dict):
-                raise ConfigError(f"{where}: {name} is a section; write [{name}] and its keys below, not {value!r}")
-            for key, inner in value.items():
-                if f"{name}.{key}" not in KEYS:
-                    raise ConfigError(f"{where}: {_unknown(f'{name}.{key}')}")
-                yield f"{name}.{key}", inner
-        elif name in KEYS:
-            yield name, value
+                raise ConfigError(f"{where}: {key} is a section; write [{key}] and its keys below, not {value!r}")
+            yield from _settings(value, f"{key}.", where)
+        elif key in KEYS:
+            yield key, value
         else:
-            raise ConfigError(f"{where}: {_unknown(name)}")
+            raise ConfigError(f"{where}: {_unknown(key)}")
 
 
 def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -241,7 +304,7 @@ def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     for name, value in sorted(env.items()):
         if not name.startswith("RUNYARD_"):
             continue
-        key = name.removeprefix("RUNYARD_").lower().replace("__", ".", 1)
+        key = name.removeprefix("RUNYARD_").lower().replace("__", ".")
         if key in KEYS:
             yield name, key, value
         elif "." in key:
@@ -259,7 +322,12 @@ def _unknown(key: str) -> str:
 
 def _convert(key: str, value: Any, where: str, *, text: bool) -> Any:
     """`value` in the type of `key`; `text` says that it comes from the environment and so is always a text."""
-    kind = KEYS[key]
+    if key == "hooks":
+        return _hooks(value, where, text=text)
+    return _as(KEYS[key], value, where, text=text)
+
+
+def _as(kind: Any, value: Any, where: str, *, text: bool = False) -> Any:
     shown = repr(value)
     try:
         if kind == Duration:
@@ -276,6 +344,83 @@ def _convert(key: str, value: Any, where: str, *, text: bool) -> Any:
     return value
 
 
+def _hooks(value: Any, where: str, *, text: bool) -> list[Hook]:
+    if text:
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ConfigError(f"{where}: expected a JSON array of hooks: {error}") from None
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError(f"{where}: hooks are tables; write [[hooks]] and the keys of each below")
+    hooks: list[Hook] = []
+    for number, table in enumerate(value, 1):
+        hook = _hook(table, f"{where}[{number}]")
+        if any(other.name == hook.name for other in hooks):
+            raise ConfigError(
+                f"{where}[{number}].name = {hook.name!r}: another hook has this name: each has its own cursor"
+            )
+        hooks.append(hook)
+    return hooks
+
+
+def _hook(table: dict[str, Any], where: str) -> Hook:
+    fields: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in _HOOK_KEYS:
+            near = difflib.get_close_matches(key, _HOOK_KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"a hook has {', '.join(_HOOK_KEYS)}"
+            raise ConfigError(f"{where}: there is no setting {key}; {hint}")
+        # A secret must not get into a message.
+        kind = _HOOK_KEYS[key]
+        fields[key] = _as(kind, value, f"{where}.{key}") if key != "secret" else _secret(value, where)
+    name = fields.get("name", "")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"{where}.name = {name!r}: a hook needs a name of letters, digits, `.`, `_`, `-`, at most 64")
+    hook = Hook(**fields)
+    if bool(hook.url) == bool(hook.command and hook.command[0]):
+        raise ConfigError(f"{where}: exactly one of url and command must be given")
+    if hook.url:
+        _check_url(hook.url, where)
+    if hook.secret and hook.secret_file:
+        raise ConfigError(f"{where}: secret and secret_file exclude each other")
+    if hook.command and (hook.secret or hook.secret_file):
+        raise ConfigError(f"{where}: a secret signs what goes over HTTP; a command has no use for it")
+    if not 0 < hook.timeout <= 3600:
+        raise ConfigError(f"{where}.timeout = {hook.timeout:g}: must be more than 0, and at most an hour")
+    if hook.retries > 30:
+        raise ConfigError(f"{where}.retries = {hook.retries}: at most 30; the waits between them are long by then")
+    for key, known in (("events", EVENT_TYPES), ("origins", FRONT_DOORS)):
+        for word in getattr(hook, key):
+            if word not in known:
+                near = difflib.get_close_matches(word, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
+                raise ConfigError(f"{where}.{key}: there is no {word!r}; {hint}")
+    return hook
+
+
+def _secret(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}.secret: expected a text that is not empty")
+    return value
+
+
+def _check_url(url: str, where: str) -> None:
+    # The address may hold a password, so it is not repeated.
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        good = False
+    if not good or " " in url:
+        raise ConfigError(f"{where}.url: expected an address such as https://example.org/runyard")
+
+
+def _located(hook: Hook, origin: Origin) -> Hook:
+    if not hook.secret_file:
+        return hook
+    return msgspec.structs.replace(hook, secret_file=_absolute(hook.secret_file, origin))
+
+
 def _expected(kind: Any) -> str:
     if kind == Duration:
         return 'a duration (seconds, or a text such as "90s", "1h30m", "30d")'
@@ -287,12 +432,16 @@ def _expected(kind: Any) -> str:
         base, meta = get_args(kind)
         bounds = f" up to {meta.le}" if meta.le is not None else ""
         return f"{_expected(base)} from {meta.ge}{bounds}"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if kind is type(None):
+        return "nothing"
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_expected(part) for part in get_args(kind))
     return {str: "a text", int: "a whole number", bool: "true or false"}[kind]
 
 
-def _data_dir(value: str, origin: Origin) -> str:
-    """Absolute: in a file a relative folder is meant from the file's own folder, elsewhere from the current one."""
+def _absolute(value: str, origin: Origin) -> str:
+    """Absolute: in a file a relative path is meant from the file's own folder, elsewhere from the current one."""
     base = Path(origin.place).parent if origin.kind == "file" else Path()
     return os.path.abspath(base / Path(value).expanduser())

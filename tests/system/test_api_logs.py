@@ -264,7 +264,8 @@ def test_open_streams_are_bounded_and_given_back(serve: Callable[..., Server]) -
             http.stream("GET", "/api/v1/events", headers=SSE) as second,
         ):
             assert first.status_code == second.status_code == 200
-            next(second.iter_raw())
+            pieces = second.iter_raw()
+            next(pieces)
 
             def third() -> int:
                 with http.stream("GET", path(job), **follow) as answer:

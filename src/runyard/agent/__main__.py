@@ -29,8 +29,9 @@ from runyard.agent.spawn import IGNORED, clean_environment
 LOCK_PATIENCE = 0.5
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m runyard.agent", description="The agent that owns the processes.")
+def main(module: str = "runyard.agent", runs_type: type[Runs] = Runs, agent_type: type[Agent] = Agent) -> int:
+    """What runs, and how it is served, may be of a special kind (`runyard.worker`)."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="The agent that owns the processes.")
     parser.add_argument("--dir", required=True, help="private folder for the socket, the journal and the log")
     parser.add_argument("--idle-exit", type=float, default=60.0, metavar="SECONDS", help="end after idling so long")
     parser.add_argument(
@@ -54,9 +55,9 @@ def main() -> int:
         journal = Journal(f"{folder}/journal", log)
         cgroups = Cgroups(name)
         epoll = select.epoll()
-        runs = Runs(name, clean_environment(os.environ, options.pass_env), journal, cgroups, log, epoll)
+        runs = runs_type(name, clean_environment(os.environ, options.pass_env), journal, cgroups, log, epoll)
         recover(runs, journal.load())
-        agent = Agent(runs, epoll, log, options.idle_exit)
+        agent = agent_type(runs, epoll, log, options.idle_exit)
         # Sockets come last: whoever can connect finds an agent that knows its runs.
         agent.listen(_listen(folder, "agent.sock"), control=False)
         agent.listen(_listen(folder, "control.sock"), control=True)

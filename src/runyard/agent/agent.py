@@ -84,12 +84,12 @@ class Agent:
         elif process.uptime() - self._idle_since >= self._idle_exit:
             self._log.info(f"nothing to do for {self._idle_exit:g} s: leaving")
             self._leaving = True
-        if self._draining and not runs.live:
+        if self._draining and runs.at_rest:
             self._leaving = True
 
     @property
     def _busy(self) -> bool:
-        return bool(self._runs.live or self._runs.reports or self._links)
+        return bool(not self._runs.at_rest or self._runs.reports or self._links)
 
     def _timeout(self) -> float:
         until = self._runs.due

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from operator import attrgetter
 
 import msgspec
@@ -16,6 +17,9 @@ import msgspec
 from runyard.agent.log import Log
 from runyard.model.ids import RunKey
 from runyard.model.wire import Exited, Started
+
+#: The journal's name in its folder.
+FILE = "journal.jsonl"
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -128,7 +132,8 @@ class Journal:
     def __init__(self, folder: str, log: Log) -> None:
         """Raises OSError if the folder can't be made or the file not be opened."""
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        self._path = os.path.join(folder, "journal.jsonl")
+        self.folder = folder
+        self._path = os.path.join(folder, FILE)
         self._log = log
         self._encode = msgspec.json.Encoder().encode_lines
         self._decode = msgspec.json.Decoder(Record).decode
@@ -215,6 +220,11 @@ class Journal:
         self.floor = 4 * self.size + (1 << 20)
         self._pending.clear()
         self._failing = False
+
+    def remove(self) -> None:
+        """Nothing in it is needed any more. Not to be written to afterwards."""
+        with suppress(OSError):
+            os.unlink(self._path)
 
     def _flush(self) -> None:
         data = self._encode(self._pending)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from runyard.model.wire import Frames, FromAgent, ToAgent, decode_to_agent, encode_frame
@@ -34,17 +34,25 @@ class Link:
 
     def receive(self) -> list[list[ToAgent]]:
         """The frames that have arrived. Raises EOFError at the end, OSError, ValueError, msgspec.DecodeError."""
+        return [decode_to_agent(body) for body in self.bodies()]
+
+    def bodies(self) -> Iterable[bytes]:
+        """As `receive`, not decoded. Raises EOFError at the end, OSError, ValueError."""
         try:
             data = self._sock.recv(1 << 18)
         except BlockingIOError:
-            return []
+            return ()
         if not data:
             raise EOFError
-        return [decode_to_agent(body) for body in self._frames.feed(data)]
+        return self._frames.feed(data)
 
     def send(self, messages: Sequence[FromAgent]) -> None:
         """Raises OSError when the peer is gone."""
-        self.out += encode_frame(messages)
+        self.write(encode_frame(messages))
+
+    def write(self, frame: bytes) -> None:
+        """Raises OSError when the peer is gone."""
+        self.out += frame
         self.flush()
 
     def flush(self) -> None:

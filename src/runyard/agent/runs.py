@@ -87,6 +87,11 @@ class Runs:
         return [key for key, run in self._known.items() if run is not None]
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing is up."""
+        return not self.live
+
+    @property
     def due(self) -> float:
         """Uptime at which there is something to do; 0 for now."""
         if self._queue and len(self._by_pid) < self._capacity:

@@ -9,16 +9,18 @@ from litestar.types import ASGIApp
 from runyard.api.context import Context
 from runyard.api.gate import Gate
 from runyard.api.health import HEALTH_ROUTES
+from runyard.api.meproc.door import MeprocDoor
 from runyard.api.native import native_router
 from runyard.api.openapi import openapi_route
 from runyard.api.problem import EXCEPTION_HANDLERS
 from runyard.auth.origin import OriginRules
+from runyard.config import Doors
 
 
-def create_app(context: Context, rules: OriginRules, max_body: int) -> ASGIApp:
+def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors) -> ASGIApp:
     """The ASGI application that serves `context`. Bodies larger than `max_body` bytes are refused."""
     app = Litestar(
-        route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route],
+        route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route, MeprocDoor(context, doors.meproc).router()],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,
         state=State({"context": context}),

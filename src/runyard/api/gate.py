@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send, WebSocketReceiveMessage
+from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
 from runyard.api.problem import MEDIA_TYPE, problem_body
 from runyard.auth.origin import OriginRules, refusal
@@ -43,7 +43,7 @@ class Gate:
         if length is not None or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         else:
-            await self._app(scope, self._counted(receive), send)
+            await self._count(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
@@ -51,7 +51,7 @@ class Gate:
             limit=self._max_body,
         )
 
-    def _counted(self, receive: Receive) -> Receive:
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         """For bodies without a length: stops reading when there is too much."""
         seen = 0
 
@@ -64,7 +64,16 @@ class Gate:
                     raise self._too_large()
             return message
 
-        return counted
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and seen > self._max_body:
+                message["headers"] = [*message["headers"], _CLOSE]
+            await send(message)
+
+        await self._app(scope, counted, closing)
+
+
+#: The rest of the request is not read.
+_CLOSE = (b"connection", b"close")
 
 
 async def _refuse(send: Send, error: RunyardError) -> None:
@@ -72,8 +81,7 @@ async def _refuse(send: Send, error: RunyardError) -> None:
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
-        # The rest of the request is not read.
-        (b"connection", b"close"),
+        _CLOSE,
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

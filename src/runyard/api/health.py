@@ -6,22 +6,43 @@ from typing import Any
 
 import msgspec
 from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
 
 import runyard
 from runyard.api.context import AnyRequest, context_of
 
 
-def _plain(body: dict[str, Any], status: int = 200) -> Response[bytes]:
+class Health(msgspec.Struct, omit_defaults=True):
+    """`status` is `ok` or `unavailable`; `checks` says of each part whether it is `ok`, or what is wrong with it."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+class Version(msgspec.Struct):
+    version: str
+    api: str
+
+
+def _plain(body: Health | Version, status: int = 200) -> Response[bytes]:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
 
-@get("/livez", summary="Is the server alive?")
+def _says(kind: Any, text: str, **media: Any) -> ResponseSpec:
+    return ResponseSpec(kind, description=text, generate_examples=False, **media)
+
+
+@get("/livez", responses={200: _says(Health, "It is.")}, summary="Is the server alive?")
 async def live(request: AnyRequest) -> Response[bytes]:
     """Answers while the event loop turns."""
-    return _plain({"status": "ok"})
+    return _plain(Health("ok"))
 
 
-@get("/readyz", summary="Can the server take and run jobs?")
+@get(
+    "/readyz",
+    responses={200: _says(Health, "It can."), 503: _says(Health, "It can't now.")},
+    summary="Can the server take and run jobs?",
+)
 async def ready(request: AnyRequest) -> Response[bytes]:
     """200 when the store can write and an agent is there; 503 with what is missing else."""
     engine = context_of(request).service.engine
@@ -31,15 +52,19 @@ async def ready(request: AnyRequest) -> Response[bytes]:
         "server": "stopping" if engine.closing else "ok",
     }
     fine = all(value == "ok" for value in checks.values())
-    return _plain({"status": "ok" if fine else "unavailable", "checks": checks}, 200 if fine else 503)
+    return _plain(Health("ok" if fine else "unavailable", checks), 200 if fine else 503)
 
 
-@get("/version", summary="The server's version")
+@get("/version", responses={200: _says(Version, "Of the server, and of its API.")}, summary="The server's version")
 async def version(request: AnyRequest) -> Response[bytes]:
-    return _plain({"version": runyard.__version__, "api": "v1"})
+    return _plain(Version(runyard.__version__, "v1"))
 
 
-@get("/metrics", summary="Figures for Prometheus")
+@get(
+    "/metrics",
+    responses={200: _says(str, "The exposition.", media_type="text/plain")},
+    summary="Figures for Prometheus",
+)
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """In Prometheus's text format."""
     engine = context_of(request).service.engine

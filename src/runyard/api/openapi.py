@@ -1,4 +1,7 @@
-"""The API's description, OpenAPI 3.1. Made when asked for, from the routes and the documents' types."""
+"""The API's description, OpenAPI 3.1. Made when asked for, from the routes and the documents' types.
+
+`python -m runyard.api.openapi` prints it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from litestar.openapi import OpenAPIConfig
 
 import runyard
 from runyard.api.context import AnyRequest
-from runyard.api.health import HEALTH_ROUTES
+from runyard.api.health import HEALTH_ROUTES, Health, Version
 from runyard.api.native import events, jobs, native_router, nodes, schedules
 from runyard.api.problem import MEDIA_TYPE, Problem
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
@@ -32,6 +35,8 @@ _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
     schedules.PreviewRequest,
     schedules.Preview,
     schedules.ScheduleList,
+    Health,
+    Version,
 )
 
 
@@ -59,7 +64,11 @@ def openapi_document() -> dict[str, Any]:
     described["paths"] = dict(sorted(described["paths"].items()))
     for path, operations in described["paths"].items():
         for operation in operations.values():
-            operation["responses"]["default"] = _REFUSAL
+            responses = operation["responses"]
+            responses["default"] = _REFUSAL
+            if "application/json" in responses.get("400", {}).get("content", ()):
+                # Litestar's own document, which `problem` puts into our words.
+                responses["400"] = _REFUSAL
         if path.endswith("/events"):
             content = operations["get"]["responses"]["200"]["content"]
             content |= {kind: {"schema": {"type": "string"}} for kind in (jobs.NDJSON, events.SSE)}
@@ -67,6 +76,15 @@ def openapi_document() -> dict[str, Any]:
     return described
 
 
+def openapi_text() -> str:
+    """The description as it stands in docs/openapi.json."""
+    return msgspec.json.format(msgspec.json.encode(openapi_document(), order="deterministic"), indent=2).decode() + "\n"
+
+
 @get("/openapi.json", include_in_schema=False)
 async def openapi_route(request: AnyRequest) -> Response[bytes]:
     return Response(msgspec.json.encode(openapi_document()), media_type="application/json")
+
+
+if __name__ == "__main__":
+    print(openapi_text(), end="")

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from runyard.executors.local import LocalExecutor
 from runyard.model.errors import ConfigError, RunyardError
 from runyard.model.job import JobDoc, JobSpec
 from runyard.service.engine import Engine
+from runyard.service.output import trim_outputs
 from runyard.service.service import Answer, Bounds, Replay, Service
 from runyard.store import retention
 from runyard.store.output import OutputFiles
@@ -38,19 +39,32 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED = 0, 1
 
 
-def run(config: Config, jobs: list[JobSpec] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code. `jobs` are submitted once, ever.
+#: Where the clients of each door expect it.
+SEED_PORTS = {"meproc": 8606}
+
+
+def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = False) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code. `jobs` are submitted once, ever. With `seed_ports`, each
+    door listens on its protocol's own port as well.
 
     Raises ConfigError, Conflict or StorageFull if the server can't start.
     """
     check_bind(config)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    listener = _listen(config)
+    ports = {"runyard": config.server.port}
+    for door, usual in SEED_PORTS.items():
+        port = getattr(config.doors, door).port or (usual if seed_ports else None)
+        if port is not None:
+            ports[door] = port
+    listeners: dict[str, socket.socket] = {}
     try:
+        for door, port in ports.items():
+            listeners[door] = _listen(config.server.host, port)
         with uvloop_runner() as runner:
-            return runner.run(_serve(config, listener, jobs or []))
+            return runner.run(_serve(config, listeners, jobs or []))
     finally:
-        listener.close()
+        for listener in listeners.values():
+            listener.close()
 
 
 def uvloop_runner() -> asyncio.Runner:
@@ -71,8 +85,7 @@ def check_bind(config: Config) -> None:
         raise ConfigError("[auth] enabled is set, but this version has no accounts yet: take it out")
 
 
-def _listen(config: Config) -> socket.socket:
-    host, port = config.server.host, config.server.port
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -108,7 +121,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -> int:
+async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list[JobSpec]) -> int:
     folder = Path(config.data_dir)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store.open(config.store.url or folder)
@@ -130,7 +143,7 @@ async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -
     rules = OriginRules(
         own_names(config.server.host, config.server.allowed_hosts), frozenset(config.server.allowed_origins)
     )
-    app: Any = create_app(context, rules, config.server.max_body)
+    app: Any = create_app(context, rules, config.server.max_body, config.doors)
     server = _Server(
         uvicorn.Config(
             app,
@@ -155,21 +168,23 @@ async def _serve(config: Config, listener: socket.socket, jobs: list[JobSpec]) -
     engine.on_failure = fail
     try:
         await engine.start()
-        sweeper = asyncio.create_task(_sweep(config, engine))
+        background = [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
         await _submit_once(service, context.owner, jobs)
         # What is there now stays: the collector need not look at it again, nor look often at short-lived records.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"Runyard is listening on http://{shown}:{port} (data in {folder})", flush=True)
+        for door, listener in listeners.items():
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            what = f"Runyard is listening on http://{shown}:{port} (data in {folder})"
+            print(what if door == "runyard" else f"  {door}: http://{shown}:{port}", flush=True)
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=list(listeners.values()))
         finally:
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
     finally:
         await engine.close()
         store.close()

@@ -6,6 +6,7 @@ Pure. See the Fetch standard for `Sec-Fetch-Site`, RFC 6454 for origins; checkin
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -45,6 +46,11 @@ def is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
+        pass
+    try:
+        # The old short forms: Meproc's document writes 127.1.
+        return socket.inet_aton(name)[0] == 127
+    except OSError:
         return False
 
 

@@ -25,7 +25,10 @@ _data_dir = click.option("--data-dir", metavar="DIR", help="Where the server kee
 @_data_dir
 @_config
 @click.option("--jobs", metavar="FILE", help="Submit the jobs in this file once the server is up.")
-def serve(host: str | None, port: int | None, data_dir: str | None, file: str | None, jobs: str | None) -> int:
+@click.option("--seed-ports", is_flag=True, help="Let each front door listen on its protocol's own port as well.")
+def serve(
+    host: str | None, port: int | None, data_dir: str | None, file: str | None, jobs: str | None, seed_ports: bool
+) -> int:
     """Start the server, in the foreground.
 
     Jobs outlive it: they belong to the agent, and the next server finds them again.
@@ -41,7 +44,7 @@ def serve(host: str | None, port: int | None, data_dir: str | None, file: str | 
 
     from runyard.api.server import run
 
-    return run(loaded.config, specs)
+    return run(loaded.config, specs, seed_ports)
 
 
 @click.group()
@@ -116,6 +119,9 @@ def _settings(loaded: Loaded) -> list[dict[str, Any]]:
             import re
 
             value = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", value)
+        elif key == "hooks":
+            # What a hook holds besides may be secret as well: a receiver's address often is its password.
+            value = [hook.name for hook in value]
         rows.append({"key": key, "value": value, "origin": origin.kind, "place": origin.place or None})
     return rows
 

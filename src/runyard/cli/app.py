@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
 from runyard.cli import exits
 
-#: Name of each command, the module it lives in, and its line in `--help`. The function has the same name.
+#: Name of each command, the module it lives in, and its line in `--help`. The function has the same name, behind which
+#: an underscore stands if Python has a use of its own for it.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("admin", "Start the server, in the foreground."),
     "submit": ("submit", "Submit a job, or a file of jobs."),
     "run": ("submit", "Submit a job, show its output, and exit as it does."),
+    "import": ("importing", "Take over jobs from Meproc, supervisord, a crontab or a Procfile."),
     "ps": ("jobs", "List jobs, newest first; live ones unless told otherwise."),
     "show": ("jobs", "Show one job in full."),
     "logs": ("logs", "Show the output of a job."),
@@ -50,7 +53,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"runyard.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name + "_" * iskeyword(cmd_name))
         assert isinstance(command, click.Command)
         return command
 

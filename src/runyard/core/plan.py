@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from runyard.core.claim import Claim, Kind, Vector
@@ -100,8 +99,8 @@ class Plan:
         #: How often it was asked what a single node has free: the measure of the work done.
         self.looks = 0
         self._reserved: dict[str, list[Reservation]] = {}
-        # Nodes on which something was reserved or started in this pass, with a count: more can only come later there.
-        self._touched: dict[str, int] = {}
+        #: Nodes on which something was reserved or started in this pass, with a count: times there only move back.
+        self.touched: dict[str, int] = {}
         self._profiles: dict[str, list[tuple[float, Vector]]] = {}
         self._fronts: dict[tuple[Kind, float], Front] = {}
 
@@ -137,31 +136,23 @@ class Plan:
         return moment
 
     def _touch(self, name: str) -> None:
-        self._touched[name] = self._touched.get(name, 0) + 1
+        self.touched[name] = self.touched.get(name, 0) + 1
         self._profiles.pop(name, None)
-
-    def version(self, name: str) -> int:
-        """Goes up with each reservation and each start on the node in this pass."""
-        return self._touched.get(name, 0)
 
     def earliest(self, name: str, claim: Claim, after: float) -> float:
         """When the claim fits on the node for its whole duration, from `after` on (Unix seconds)."""
         self.looks += 1
         want = self._pool.places[name].want(claim)
         start: float | None = None
-        profile = self._profile(name)
-        for position, (moment, free) in enumerate(profile):
-            following = profile[position + 1][0] if position + 1 < len(profile) else math.inf
-            if following <= after:
-                continue
-            if not want.fits(free):
+        for moment, free in self._profile(name):
+            if want.fits(free):
+                if start is None:
+                    start = max(moment, after)
+            elif start is not None:
+                if moment >= start + claim.duration:
+                    return start
                 start = None
-                continue
-            if start is None:
-                start = max(moment, after)
-            if following >= start + claim.duration:
-                return start
-        return math.inf
+        return math.inf if start is None else start
 
     def _profile(self, name: str) -> list[tuple[float, Vector]]:
         """What is free on the node from which moment on, reservations considered."""
@@ -223,7 +214,7 @@ class Front:
                 break
             if start > moment:
                 moment = start
-                late = [(other, plan.earliest(other, claim, moment)) for other in ready if plan.version(other)]
+                late = [(other, plan.earliest(other, claim, moment)) for other in ready if other in plan.touched]
                 gone = {other for other, at in late if at > moment}
                 ready = [other for other in ready if other not in gone]
                 for other, at in late:
@@ -241,27 +232,25 @@ class Front:
 
     def _pop(self) -> tuple[float, str, int] | None:
         """The next node, with the earliest time that holds for it as things are now reserved."""
-        for start, name, version in self._lowest():
-            if version == self._plan.version(name):
-                return start, name, version
-            # Times only move back while a plan is made: a stale one is a bound, so the order stays right.
-            start = self._plan.earliest(name, self._claim, self._now)
-            if start < math.inf:
-                self._push((start, name, self._plan.version(name)))
-        return None
-
-    def _lowest(self) -> Iterator[tuple[float, str, int]]:
+        heap, touched = self._heap, self._plan.touched
         while True:
             if self._next is not None:
                 end, name = self._next
                 start = self._now if end == -math.inf else max(end, self._now + OVERDUE)
-                if not self._heap or start <= self._heap[0][0]:
-                    self._next = next(self._untouched, None)
-                    yield start, name, 0
-                    continue
-            if not self._heap:
-                return
-            yield heapq.heappop(self._heap)
+            if self._next is not None and (not heap or start <= heap[0][0]):
+                self._next = next(self._untouched, None)
+                version = 0
+            elif heap:
+                start, name, version = heapq.heappop(heap)
+            else:
+                return None
+            present = touched.get(name, 0)
+            if version == present:
+                return start, name, version
+            # Times only move back while a plan is made: a stale one is a bound, so the order stays right.
+            start = self._plan.earliest(name, self._claim, self._now)
+            if start < math.inf:
+                heapq.heappush(heap, (start, name, present))
 
 
 _NONE = Vector(0, 0, 0, 0)

@@ -22,10 +22,9 @@ from runyard.core.record import JobRecord
 from runyard.model.ids import RunKey
 from runyard.model.node import Node, Share
 
-
 #: Seconds for which planning rests for each look at a node that the last plan took. In a small or idle cluster this is
 #: nothing; in a large and full one it bounds planning to a thousandth of the time. The first in the queue never waits.
-LOOK = 0.005
+LOOK = 0.01
 
 
 class Ticket(NamedTuple):
@@ -149,7 +148,9 @@ class Scheduler:
         # for kinds for which there is no room at all.
         hopeless: dict[Kind, float] = {}
         position = reserved = 0
-        while position < min(len(self._queue), self.policy.backfill_depth):
+        # Without any backfill the first in the queue is still looked at.
+        depth = max(1, self.policy.backfill_depth)
+        while position < min(len(self._queue), depth):
             ticket = self._queue[position]
             claim = self._claims[ticket]
             kind = claim.kind

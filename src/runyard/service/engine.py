@@ -22,8 +22,8 @@ from runyard.core.record import JobRecord, Replica
 from runyard.executors.protocol import Executor, Report, Synced
 from runyard.model.errors import RunyardError, StorageFull, Unavailable
 from runyard.model.event import Event
-from runyard.model.ids import JobIds
-from runyard.model.wire import Signal, Started, Stop
+from runyard.model.ids import JobIds, RunKey
+from runyard.model.wire import Launch, Signal, Started, Stop
 from runyard.service.feed import Feed
 from runyard.service.launch import launch_message
 from runyard.service.metrics import Metrics
@@ -50,7 +50,9 @@ class Request(Generic[T]):
 
     __slots__ = ("finish", "future", "input")
 
-    def __init__(self, input: Input | Callable[[], Input], finish: Callable[[Batch], T], future: asyncio.Future[T]) -> None:
+    def __init__(
+        self, input: Input | Callable[[], Input], finish: Callable[[Batch], T], future: asyncio.Future[T]
+    ) -> None:
         self.input = input
         self.finish = finish
         self.future = future
@@ -76,6 +78,8 @@ class Engine:
         self.writer = Writer(store)
         self.feed = Feed(store)
         self.ids = JobIds(after=store.last_job_id())
+        #: By origin: what a front door adds to the environment of each of its jobs' runs.
+        self.environments: dict[str, Callable[[JobRecord, RunKey], dict[str, str]]] = {}
         #: Held while ended jobs are brought back or removed: the two must not cross.
         self.archive = asyncio.Lock()
         self._reactor = Reactor(self.policy, seq=store.last_seq())
@@ -150,7 +154,9 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Loaded, able to write, and in contact with at least one node."""
-        return self._trouble is None and not self._closing and any(up for _, up, *_ in self._reactor.scheduler.pool.nodes)
+        return (
+            self._trouble is None and not self._closing and any(up for _, up, *_ in self._reactor.scheduler.pool.nodes)
+        )
 
     @property
     def closing(self) -> bool:
@@ -349,7 +355,7 @@ class Engine:
             if isinstance(command, Event):
                 events.append(command)
             elif isinstance(command, StartRun):
-                launches.setdefault(command.shares[0].node, []).append(launch_message(command, self.output.prepare))
+                launches.setdefault(command.shares[0].node, []).append(self._launch(command))
             elif isinstance(command, StopRun | SignalRun):
                 stops.append(command)
             elif isinstance(command, Forget):
@@ -375,6 +381,10 @@ class Engine:
         self._under_way += 2 * count
         self.metrics.launched(count)
         self.feed.publish(events)
+
+    def _launch(self, start: StartRun) -> Launch:
+        more = self.environments.get(start.record.origin)
+        return launch_message(start, self.output.prepare, more(start.record, start.run) if more is not None else {})
 
     async def _recover(self, error: StorageFull) -> None:
         """The store could not write. Wait until it can, then start over from what it holds."""

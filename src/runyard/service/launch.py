@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from runyard.core.commands import StartRun
 from runyard.model.ids import RunKey
@@ -23,8 +24,11 @@ _RLIMITS = {
 _NO_LIMITS = Limits()
 
 
-def launch_message(start: StartRun, output: Callable[[RunKey], tuple[str, str]]) -> Launch:
-    """The launch of this run; `output` gives the paths of its stdout and stderr files."""
+def launch_message(
+    start: StartRun, output: Callable[[RunKey], tuple[str, str]], more: Mapping[str, str] = MappingProxyType({})
+) -> Launch:
+    """The launch of this run; `output` gives the paths of its stdout and stderr files, `more` its front door's
+    variables."""
     spec, run = start.record.spec, start.run
     share = start.shares[0]
     limits = spec.limits
@@ -33,7 +37,7 @@ def launch_message(start: StartRun, output: Callable[[RunKey], tuple[str, str]])
     return Launch(
         run=run,
         argv=spec.argv,
-        env=_environment(spec, start.shares),
+        env=_environment(spec, start.shares, more),
         cwd=spec.cwd,
         stdout=stdout,
         stderr=stdout if spec.output.merge else stderr,
@@ -56,10 +60,10 @@ def _rlimits(limits: Limits) -> dict[str, int] | None:
     return chosen or None
 
 
-def _environment(spec: JobSpec, shares: list[Share]) -> dict[str, str]:
+def _environment(spec: JobSpec, shares: list[Share], more: Mapping[str, str]) -> dict[str, str]:
     """The job's own variables, and what it was given. An unreserved GPU is not hidden: nothing was promised."""
     share = shares[0]
-    given: dict[str, str] = {}
+    given = dict(more)
     if spec.name is not None:
         given["RUNYARD_JOB_NAME"] = spec.name
     if spec.replicas > 1:

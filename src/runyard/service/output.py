@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -14,12 +15,16 @@ from runyard.model.state import ACTIVE
 from runyard.service.engine import Engine
 from runyard.store.output import Stream
 
+log = logging.getLogger(__name__)
+
 #: Bytes of one piece.
 CHUNK = 256 * 1024
 #: Seconds between looks at a growing file: short while it grows, longer while it rests.
 QUICK, SLOW = 0.02, 0.25
 #: Seconds without output after which a follower hears that the connection still stands.
 BEAT = 15.0
+#: Seconds between looks at the sizes of live outputs.
+TRIM_INTERVAL = 2.0
 
 
 class Place(msgspec.Struct):
@@ -50,12 +55,17 @@ class OutputReader:
     def size(self, place: Place) -> int:
         return self._files.size(place.run, place.stream)
 
+    def start(self, place: Place) -> int:
+        """The first offset that is still there: the oldest output of a run may have been given up."""
+        return min(self._files.start(place.run, place.stream), self.size(place))
+
     def tail(self, place: Place, lines: int) -> int:
         """The offset of the last so many lines."""
         return self._files.tail(place.run, place.stream, lines)
 
     async def read(self, place: Place, upto: int | None) -> AsyncIterator[bytes]:
         """What is there, up to the offset `upto`."""
+        place.offset = max(place.offset, self.start(place))
         while upto is None or place.offset < upto:
             limit = CHUNK if upto is None else min(CHUNK, upto - place.offset)
             piece = await asyncio.to_thread(self._files.read, place.run, place.stream, place.offset, limit)
@@ -63,6 +73,18 @@ class OutputReader:
                 return
             place.offset += len(piece)
             yield piece
+
+    async def search(self, place: Place, text: bytes) -> AsyncIterator[bytes]:
+        """The lines that contain `text`, as they stand; only what is there now. Lines longer than `CHUNK` are cut."""
+        rest = b""
+        async for piece in self.read(place, self.size(place)):
+            *lines, rest = (rest + piece).split(b"\n")
+            found = [line + b"\n" for line in lines if text in line]
+            if found:
+                yield b"".join(found)
+            rest = rest[-CHUNK:]
+        if text in rest and rest:
+            yield rest
 
     async def follow(self, place: Place, *, onward: bool) -> AsyncIterator[bytes]:
         """What is there and what comes, until the run has ended; with `onward`, until the job has.
@@ -106,7 +128,30 @@ class OutputReader:
         return run.attempt < replica.attempt or (run.attempt == replica.attempt and replica.state not in ACTIVE)
 
     def _next(self, run: RunKey) -> RunKey | None:
-        record = self._engine.record(run.job)
+        # Between two looks it may have started, run and ended.
+        record = self._engine.record(run.job) or self._engine.store.job(run.job)
         if record is None or record.replicas[run.replica].attempt <= run.attempt:
             return None
         return RunKey(run.job, run.replica, run.attempt + 1)
+
+
+async def trim_outputs(engine: Engine, interval: float = TRIM_INTERVAL) -> None:
+    """Keeps the output of live runs below their `output.max_size`, for ever."""
+    unable: set[int] = set()
+    while True:
+        await asyncio.sleep(interval)
+        bounded = [
+            (RunKey(record.id, index, replica.attempt), record.spec.output.max_size)
+            for record in engine.reactor.jobs.values()
+            if record.spec.output.max_size is not None
+            for index, replica in enumerate(record.replicas)
+            if replica.state in ACTIVE
+        ]
+        for run, keep in bounded:
+            for stream in Stream:
+                try:
+                    await asyncio.to_thread(engine.output.trim, run, stream, keep)
+                except OSError as error:
+                    if run.job not in unable:
+                        unable.add(run.job)
+                        log.warning("the output of job %s can't be kept below its max_size: %s", run.job, error)

@@ -49,6 +49,7 @@ class Batch:
         self.runs: dict[tuple[int, int, int], Values] = {}
         self.meta: dict[str, str] = {}
         self.remembered: dict[tuple[str, str], Values] = {}
+        self.door_records: dict[tuple[str, str], bytes | None] = {}
         self.deleted: dict[int, None] = {}
         self.deleted_runs: dict[RunKey, None] = {}
         self.events_below: int | None = None
@@ -101,6 +102,10 @@ class Batch:
         """Keep the answer to a request with an `Idempotency-Key`. `request` is a hash of it; `at` is Unix seconds."""
         self.remembered[key, owner] = (key, owner, request, status, response, at)
 
+    def keep_for_door(self, door: str, key: str, body: bytes | None) -> None:
+        """Keep what a front door wants to read back, in place of what was there; None removes it."""
+        self.door_records[door, key] = body
+
     def forget_remembered(self, before: float) -> None:
         """Drop the answers that were kept before that time (Unix seconds)."""
         self.remembered_before = before
@@ -133,6 +138,8 @@ class Statements:
         self.event = self._insert(tables.events)
         self.remember = self._insert(tables.idempotency, replace=True)
         self.meta = self._insert(tables.meta, replace=True)
+        self.door_record = self._insert(tables.door_records, replace=True)
+        self.delete_door_record = self._delete(tables.door_records.c.door, tables.door_records.c.key)
         self.delete_job = self._delete(jobs.c.id)
         self.delete_spec = self._delete(tables.specs.c.job)
         self.delete_runs = self._delete(runs.c.job)
@@ -196,6 +203,8 @@ class Statements:
             (self.event, batch.events),
             (self.remember, list(batch.remembered.values())),
             (self.meta, list(batch.meta.items())),
+            (self.door_record, [(*key, body) for key, body in batch.door_records.items() if body is not None]),
+            (self.delete_door_record, [key for key, body in batch.door_records.items() if body is None]),
         ):
             if rows:
                 run(text, rows)

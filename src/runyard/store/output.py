@@ -6,6 +6,8 @@ in the job's id: no folder ever holds much, and the oldest output is found witho
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -23,6 +25,10 @@ TAIL_LIMIT = 16 * 1024 * 1024
 _OUTER, _INNER = 52, 40
 """Bits of a job id below the outer and the inner folder's number: 2^28 and 2^16 ms."""
 _FRESH = 4096
+_BLOCK = 4096
+#: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, see fallocate(2).
+_PUNCH_HOLE = 0x02 | 0x01
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Stream(StrEnum):
@@ -71,6 +77,48 @@ class OutputFiles:
             return os.stat(self.path(run, stream)).st_size
         except FileNotFoundError:
             return 0
+
+    def start(self, run: RunKey, stream: Stream) -> int:
+        """The offset of the first byte that is still there: 0 unless `trim` has taken some away."""
+        try:
+            fd = os.open(self.path(run, stream), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            return os.lseek(fd, 0, os.SEEK_DATA)
+        except OSError as error:
+            # Nothing but a hole, or nothing at all.
+            if error.errno == errno.ENXIO:
+                return os.fstat(fd).st_size
+            raise
+        finally:
+            os.close(fd)
+
+    def trim(self, run: RunKey, stream: Stream, keep: int) -> int:
+        """Gives all but about the last `keep` bytes back to the file system, and returns how many bytes that were.
+
+        The writer does not notice, and offsets stay what they are: the beginning becomes a hole. Raises OSError where
+        the file system has no holes.
+        """
+        try:
+            fd = os.open(self.path(run, stream), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            end = (os.fstat(fd).st_size - keep) // _BLOCK * _BLOCK
+            start = os.lseek(fd, 0, os.SEEK_DATA) if end > 0 else 0
+            if end <= start:
+                return 0
+            if _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(end)) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code))
+            return end - start
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return 0
+            raise
+        finally:
+            os.close(fd)
 
     def read(self, run: RunKey, stream: Stream, offset: int = 0, limit: int = CHUNK) -> bytes:
         """At most `limit` bytes from `offset` on; nothing if the file ends before, or is missing."""

@@ -188,6 +188,13 @@ class Queries:
         with self._readers.connect() as connection:
             return _meta_value(connection, key)
 
+    def door_records(self, door: str) -> dict[str, bytes]:
+        """What that front door has kept, by key."""
+        table = tables.door_records.c
+        with self._readers.connect() as connection:
+            rows = connection.execute(select(table.key, table.body).where(table.door == door).order_by(table.key))
+            return {key: body for key, body in rows}
+
     def idempotent(self, key: str, owner: str) -> Remembered | None:
         """What was answered to the request with that `Idempotency-Key`."""
         table = tables.idempotency.c

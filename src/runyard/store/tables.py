@@ -131,3 +131,13 @@ meta = Table(
     Column("value", Text, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# What a front door keeps beside the jobs: the names it has given out, and what its clients want to read back.
+door_records = Table(
+    "door_records",
+    metadata,
+    Column("door", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)

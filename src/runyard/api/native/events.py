@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.context import AnyRequest, Context, context_of
-from runyard.api.native.jobs import NDJSON, Limit, parse_states
+from runyard.api.native.jobs import NDJSON, Limit, Ref, parse_states
 from runyard.api.problem import refusal
 from runyard.model.check import refuse
 from runyard.model.event import EVENT_TYPES
@@ -29,13 +29,13 @@ _encoder = msgspec.json.Encoder()
 
 After = Annotated[
     str | None,
-    Parameter(description="Cursor: the `seq` of the last event seen, or `latest`. The oldest if absent."),
+    QueryParameter(description="Cursor: the `seq` of the last event seen, or `latest`. The oldest if absent."),
 ]
-Types = Annotated[str | None, Parameter(query="type", description="Event types, separated by commas.")]
-States = Annotated[str | None, Parameter(query="state", description="States, separated by commas.")]
-Wait = Annotated[float, Parameter(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event.")]
-LastId = Annotated[str | None, Parameter(header="Last-Event-ID")]
-Accept = Annotated[str, Parameter(header="Accept")]
+Types = Annotated[str | None, QueryParameter(name="type", description="Event types, separated by commas.")]
+States = Annotated[str | None, QueryParameter(name="state", description="States, separated by commas.")]
+Wait = Annotated[float, QueryParameter(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event.")]
+LastId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+Accept = Annotated[str, HeaderParameter(name="Accept")]
 
 
 class EventList(msgspec.Struct):
@@ -61,7 +61,7 @@ _RESPONSES = {
 async def list_events(
     request: AnyRequest,
     after: After = None,
-    job: Annotated[str | None, Parameter(description="Of this job only: id or name.")] = None,
+    job: Annotated[str | None, QueryParameter(description="Of this job only: id or name.")] = None,
     types: Types = None,
     states: States = None,
     limit: Limit = 100,
@@ -78,7 +78,7 @@ async def list_events(
 @get("/jobs/{ref:str}/events", responses=_RESPONSES, summary="Read or follow a job's events")
 async def list_job_events(
     request: AnyRequest,
-    ref: str,
+    ref: Ref,
     after: After = None,
     types: Types = None,
     states: States = None,

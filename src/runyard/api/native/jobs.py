@@ -12,7 +12,7 @@ import msgspec
 from litestar import Response, delete, get, patch, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
-from litestar.params import Parameter
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 
 from runyard.api.context import AnyRequest, context_of, json_object
 from runyard.api.problem import problem_body, refusal
@@ -32,8 +32,9 @@ NDJSON = "application/x-ndjson"
 
 _encoder = msgspec.json.Encoder()
 
-Limit = Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description="Items of a page at most.")]
-Cursor = Annotated[str | None, Parameter(description="`next` of the page before.")]
+Ref = Annotated[str, PathParameter(description="Decimal id, F58 id, or name.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="Items of a page at most.")]
+Cursor = Annotated[str | None, QueryParameter(description="`next` of the page before.")]
 
 
 class JobList(msgspec.Struct, kw_only=True):
@@ -133,7 +134,7 @@ def _job(doc: JobDoc, status: int = 200) -> Response[bytes]:
 )
 async def submit_job(
     request: AnyRequest,
-    idempotency_key: Annotated[str | None, Parameter(header="Idempotency-Key", max_length=255)] = None,
+    idempotency_key: Annotated[str | None, HeaderParameter(name="Idempotency-Key", max_length=255)] = None,
 ) -> Response[bytes]:
     """Takes one job. With an `Idempotency-Key`, a repeated request gets the first one's answer."""
     context = context_of(request)
@@ -167,7 +168,7 @@ async def submit_job(
 )
 async def submit_batch(
     request: AnyRequest,
-    idempotency_key: Annotated[str | None, Parameter(header="Idempotency-Key", max_length=255)] = None,
+    idempotency_key: Annotated[str | None, HeaderParameter(name="Idempotency-Key", max_length=255)] = None,
 ) -> Response[bytes]:
     """Takes many jobs in one transaction, as a JSON array or as one JSON object a line. A refused job does not stop the
     others; jobs may depend on each other by name."""
@@ -237,14 +238,20 @@ class _Head(msgspec.Struct):
 @get("/jobs", responses={200: _says(JobList, "A page, newest first."), 400: _REFUSED}, summary="List jobs")
 async def list_jobs(
     request: AnyRequest,
-    state_filter: Annotated[str | None, Parameter(query="state", description="States, separated by commas.")] = None,
-    kind: str | None = None,
-    origin: str | None = None,
-    owner: str | None = None,
-    name: str | None = None,
-    label: Annotated[list[str] | None, Parameter(description="`key=value`; may be repeated, all must hold.")] = None,
-    q: Annotated[str | None, Parameter(description="Part of the name or command.", max_length=500)] = None,
-    since: Annotated[str | None, Parameter(description="Submitted then or later: RFC 3339, or Unix seconds.")] = None,
+    state_filter: Annotated[
+        str | None, QueryParameter(name="state", description="States, separated by commas.")
+    ] = None,
+    kind: FromQuery[str | None] = None,
+    origin: FromQuery[str | None] = None,
+    owner: FromQuery[str | None] = None,
+    name: FromQuery[str | None] = None,
+    label: Annotated[
+        list[str] | None, QueryParameter(description="`key=value`; may be repeated, all must hold.")
+    ] = None,
+    q: Annotated[str | None, QueryParameter(description="Part of the name or command.", max_length=500)] = None,
+    since: Annotated[
+        str | None, QueryParameter(description="Submitted then or later: RFC 3339, or Unix seconds.")
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response[bytes]:
@@ -316,8 +323,8 @@ def _whole(text: str, cursor: str) -> int:
 )
 async def show_job(
     request: AnyRequest,
-    ref: Annotated[str, Parameter(description="Decimal id, F58 id, or name.")],
-    if_none_match: Annotated[str | None, Parameter(header="If-None-Match")] = None,
+    ref: Ref,
+    if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match")] = None,
 ) -> Response[bytes]:
     """The job with the present or last run of each replica."""
     service = context_of(request).service
@@ -335,8 +342,8 @@ async def show_job(
 )
 async def amend_job(
     request: AnyRequest,
-    ref: str,
-    if_match: Annotated[str | None, Parameter(header="If-Match")] = None,
+    ref: Ref,
+    if_match: Annotated[str | None, HeaderParameter(name="If-Match")] = None,
 ) -> Response[bytes]:
     """Changes what may be changed of a live job. With `If-Match`, only if it is still that version."""
     service = context_of(request).service
@@ -362,7 +369,7 @@ async def amend_job(
     responses={204: _says(None, "It is gone."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Delete an ended job",
 )
-async def delete_job(request: AnyRequest, ref: str) -> None:
+async def delete_job(request: AnyRequest, ref: Ref) -> None:
     """Removes an ended job with its runs and its output. Its events stay."""
     service = context_of(request).service
     await service.delete(await service.find(ref))
@@ -374,7 +381,7 @@ async def delete_job(request: AnyRequest, ref: str) -> None:
     responses={200: _says(JobDoc, "It is cancelled, or stopping."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Cancel a job",
 )
-async def cancel_job(request: AnyRequest, ref: str) -> Response[bytes]:
+async def cancel_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Ends the job for good: its stop signal, then SIGKILL after its grace."""
     service = context_of(request).service
     json_object(await request.body(), frozenset())
@@ -387,7 +394,7 @@ async def cancel_job(request: AnyRequest, ref: str) -> Response[bytes]:
     responses={200: _says(JobDoc, "It starts anew."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Restart a job",
 )
-async def restart_job(request: AnyRequest, ref: str) -> Response[bytes]:
+async def restart_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Stops what runs of the job, and starts it anew. An ended job is brought back."""
     service = context_of(request).service
     json_object(await request.body(), frozenset())
@@ -401,7 +408,7 @@ async def restart_job(request: AnyRequest, ref: str) -> Response[bytes]:
     responses={200: _says(JobDoc, "It is sent."), 400: _REFUSED, 404: _MISSING, 409: _WRONG_STATE},
     summary="Send a signal",
 )
-async def signal_job(request: AnyRequest, ref: str) -> Response[bytes]:
+async def signal_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Sends a signal to the process group of every run that is up."""
     service = context_of(request).service
     fields = json_object(await request.body(), frozenset({"signal"}))
@@ -418,7 +425,7 @@ async def signal_job(request: AnyRequest, ref: str) -> Response[bytes]:
     summary="Wait for a job's end",
 )
 async def wait_job(
-    request: AnyRequest, ref: str, timeout: Annotated[float, Parameter(ge=0, le=MAX_WAIT)] = 30.0
+    request: AnyRequest, ref: Ref, timeout: Annotated[float, QueryParameter(ge=0, le=MAX_WAIT)] = 30.0
 ) -> Response[bytes]:
     """Answers when the job has ended, or after `timeout` seconds."""
     service = context_of(request).service
@@ -426,7 +433,7 @@ async def wait_job(
 
 
 @get("/jobs/{ref:str}/why", responses={200: _says(Explanation, "Why."), 404: _MISSING}, summary="Explain a job's state")
-async def explain_job(request: AnyRequest, ref: str) -> Response[bytes]:
+async def explain_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Why the job is where it is: what it waits for, who holds that, its position, and its likely start."""
     service = context_of(request).service
     return _json(service.why(await service.find(ref)))
@@ -435,7 +442,7 @@ async def explain_job(request: AnyRequest, ref: str) -> Response[bytes]:
 @get(
     "/jobs/{ref:str}/runs", responses={200: _says(RunList, "Newest first."), 404: _MISSING}, summary="List a job's runs"
 )
-async def list_runs(request: AnyRequest, ref: str, limit: Limit = 100, cursor: Cursor = None) -> Response[bytes]:
+async def list_runs(request: AnyRequest, ref: Ref, limit: Limit = 100, cursor: Cursor = None) -> Response[bytes]:
     """Every run that the job has had, newest first."""
     service = context_of(request).service
     before: tuple[int, int] | None = None

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.context import AnyRequest, context_of
+from runyard.api.native.jobs import Ref
 from runyard.api.problem import MEDIA_TYPE as PROBLEM
 from runyard.api.problem import Problem, refusal
 from runyard.store.output import Stream
@@ -40,27 +41,34 @@ def _output(text: str) -> ResponseSpec:
 )
 async def read_logs(
     request: AnyRequest,
-    ref: str,
-    stream: Literal["stdout", "stderr"] = "stdout",
-    replica: Annotated[int, Parameter(ge=0)] = 0,
-    attempt: Annotated[int | None, Parameter(ge=1, description="The last one if not given.")] = None,
-    offset: Annotated[int | None, Parameter(ge=0, description="First byte.")] = None,
-    limit: Annotated[int | None, Parameter(ge=0, description="Bytes at most.")] = None,
-    tail: Annotated[int | None, Parameter(ge=0, description="Begin this many lines before the end.")] = None,
-    follow: Annotated[bool, Parameter(description="Until the run has ended; without `attempt`, the job.")] = False,
-    byte_range: Annotated[str | None, Parameter(header="Range")] = None,
+    ref: Ref,
+    stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
+    replica: Annotated[int, QueryParameter(ge=0)] = 0,
+    attempt: Annotated[int | None, QueryParameter(ge=1, description="The last one if not given.")] = None,
+    offset: Annotated[int | None, QueryParameter(ge=0, description="First byte.")] = None,
+    limit: Annotated[int | None, QueryParameter(ge=0, description="Bytes at most.")] = None,
+    tail: Annotated[int | None, QueryParameter(ge=0, description="Begin this many lines before the end.")] = None,
+    follow: Annotated[bool, QueryParameter(description="Until the run has ended; without `attempt`, the job.")] = False,
+    search: Annotated[
+        str | None, QueryParameter(min_length=1, max_length=1000, description="Only the lines that contain this text.")
+    ] = None,
+    byte_range: Annotated[str | None, HeaderParameter(name="Range")] = None,
 ) -> Response[bytes] | StreamResponse:
     """Output as raw bytes. `X-Log-Offset` says where the first byte stands in the file, `X-Log-Size` how long it is."""
     context = context_of(request)
     record = await context.service.find(ref)
     place = context.output.place(record, _STREAMS[stream], replica, attempt)
-    size = context.output.size(place)
+    size, first = context.output.size(place), context.output.start(place)
     if offset is not None:
         place.offset = offset
     elif tail is not None:
         place.offset = context.output.tail(place, tail)
     headers = {"X-Log-Size": str(size), "X-Log-Attempt": str(place.run.attempt), "Accept-Ranges": "bytes"}
+    if search is not None:
+        found = context.output.search(place, search.encode())
+        return StreamResponse(context.stream(found), media_type=MEDIA_TYPE, headers=headers)
     if follow:
+        place.offset = max(place.offset, first)
         headers["X-Log-Offset"] = str(place.offset)
         pieces = _without_beats(context.output.follow(place, onward=attempt is None))
         return StreamResponse(context.stream(pieces), media_type=MEDIA_TYPE, headers=headers)
@@ -72,7 +80,9 @@ async def read_logs(
         if place.offset >= size:
             return _behind_the_end(size)
         status = 206
+        place.offset = max(place.offset, min(first, upto - 1))
         headers["Content-Range"] = f"bytes {place.offset}-{upto - 1}/{size}"
+    place.offset = max(place.offset, first) if place.offset < size else place.offset
     headers["X-Log-Offset"] = str(place.offset)
     length = max(0, upto - place.offset)
     if length <= _SMALL:

@@ -9,7 +9,7 @@ from sqlalchemy import table as sql_table
 from runyard.model.errors import ConfigError
 
 #: The newest revision.
-HEAD = "0001"
+HEAD = "0002"
 _version = sql_table("alembic_version", sql_column("version_num"))
 
 

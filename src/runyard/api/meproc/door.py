@@ -1,0 +1,279 @@
+"""The routes of the Meproc door. Answers have Meproc's envelope, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote_plus
+
+import msgspec
+from litestar import Response, Router, route
+from litestar.exceptions import HTTPException
+
+from runyard.api.context import AnyRequest, Context
+from runyard.api.meproc.registry import DOOR, Entry, Registry
+from runyard.api.meproc.task import (
+    EXISTS,
+    NAME_REQUIRED,
+    NOT_EXISTS,
+    SCRIPTS,
+    START_FAILED,
+    Refusal,
+    Task,
+    job_of,
+    read_task,
+)
+from runyard.config import Meproc
+from runyard.core.inputs import Cancel, Tick
+from runyard.core.record import JobRecord
+from runyard.model.errors import NotFound, RunyardError
+from runyard.model.ids import RunKey
+from runyard.model.job import JobDoc
+from runyard.store.batch import Batch
+from runyard.store.output import Stream
+
+log = logging.getLogger(__name__)
+
+#: Bytes of output shown of each replica, unless `tail` asks for another amount.
+OUTPUT_CAP = 1024 * 1024
+#: Runs that are looked at for the output of one day.
+MAX_RUNS = 1000
+
+_METHODS: list[Any] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]
+
+
+class MeprocDoor:
+    """One for each server."""
+
+    def __init__(self, context: Context, settings: Meproc) -> None:
+        self._context = context
+        self._engine = context.service.engine
+        self._settings = settings
+        self._script_dir = settings.script_dir or os.getcwd()
+        self._registry = Registry(self._engine)
+        #: Names of tasks that are being taken in.
+        self._starting: set[str] = set()
+        self._engine.environments[DOOR] = environment
+
+    def router(self) -> Router:
+        @route(
+            ["/proc", "/Proc", "/proc/index", "/Proc/index"],
+            http_method=_METHODS,
+            include_in_schema=False,
+            name="meproc",
+        )
+        async def proc(request: AnyRequest) -> Response[bytes]:
+            return await self._answer(request, self._proc)
+
+        @route(["/proc/output", "/Proc/output"], http_method=_METHODS, include_in_schema=False, name="meproc-output")
+        async def output(request: AnyRequest) -> Response[bytes]:
+            return await self._answer(request, self._output)
+
+        return Router(path="/", route_handlers=[proc, output])
+
+    async def _answer(self, request: AnyRequest, act: Callable[[AnyRequest], Awaitable[bytes]]) -> Response[bytes]:
+        status = 200
+        try:
+            body = await act(request)
+        except Refusal as refusal:
+            status, body = refusal.code, envelope(refusal.code, refusal.msg)
+        except RunyardError as error:
+            status, body = error.status, envelope(error.status, error.detail)
+        except HTTPException as error:
+            status, body = error.status_code, envelope(error.status_code, error.detail)
+        return Response(body, status_code=status, media_type="application/json")
+
+    async def _proc(self, request: AnyRequest) -> bytes:
+        if request.method not in ("GET", "POST", "PUT", "DELETE"):
+            raise Refusal(405, "Method not allowed")
+        name = self._name(request)
+        if request.method == "GET":
+            return self._registry.listing(name)
+        body = await request.body() if request.method != "DELETE" else b""
+        if request.method == "DELETE":
+            await self._delete(_needed(name))
+        elif request.method == "PUT":
+            if name is None and body.strip():
+                log.warning("a client starts tasks by PUT, as before Meproc of November 2023: it should POST")
+                await self._start(body)
+            else:
+                await self._restart(_needed(name))
+        elif not body.strip() and name is not None:
+            log.warning("a client restarts tasks by POST, as before Meproc of November 2023: it should PUT")
+            await self._restart(name)
+        else:
+            await self._start(body)
+        return envelope(200, "OK")
+
+    def _name(self, request: AnyRequest) -> str | None:
+        """The argument `name`: percent-decoded; or raw, if only so a task is called."""
+        raw = arguments(request).get("name")
+        if not raw:
+            return None
+        decoded = unquote_plus(raw)
+        return raw if decoded not in self._registry and raw in self._registry else decoded
+
+    # Starting -----------------------------------------------------------------------------------------------------
+
+    async def _start(self, body: bytes) -> None:
+        task = read_task(body, self._settings)
+        roster = self._engine.reactor.roster
+        earlier = [roster.jobs[job] for job in roster.names.get(task.name, ())]
+        # What is being stopped has given its name back; its successor waits until it is gone.
+        taken = [record for record in earlier if record.intent != "cancel"]
+        if task.name in self._registry or task.name in self._starting or taken:
+            raise Refusal(403, EXISTS)
+        self._check_deadlock(task.name, task.deps)
+        waits_for = [name for name in self._registry.closure(task.deps) if name != task.name]
+        waits_for += [str(record.id) for record in earlier]
+        spec = job_of(task, self._settings, waits_for, self._script_dir, shutil.which("melang"))
+        spec = msgspec.structs.replace(spec, env=_variables(task))
+        self._starting.add(task.name)
+        try:
+            outcome = await self._context.service.submit(
+                [spec],
+                lambda outcomes: outcomes[0],
+                origin=DOOR,
+                owner=self._context.owner,
+                keep=lambda batch, outcome: self._keep(batch, task, outcome),
+            )
+            if isinstance(outcome, RunyardError):
+                raise Refusal(400, f"{START_FAILED}: {outcome.detail}")
+            self._registry.add(Entry(task, int(outcome.id)))
+        finally:
+            self._starting.discard(task.name)
+
+    def _keep(self, batch: Batch, task: Task, outcome: JobDoc | RunyardError) -> None:
+        if isinstance(outcome, JobDoc):
+            self._registry.save(Entry(task, int(outcome.id)), batch)
+
+    def _check_deadlock(self, name: str, deps: list[str]) -> None:
+        circle = self._registry.deadlock(name, deps)
+        if circle is not None:
+            raise Refusal(400, f"Deadlock: the tasks would wait for each other: {' -> '.join(circle)}")
+
+    async def _restart(self, name: str) -> None:
+        record = await self._find(name)
+        entry = self._registry.get(name)
+        if entry is not None:
+            if name in entry.task.deps and record.active:
+                raise Refusal(400, f"Deadlock: the tasks would wait for each other: {name} -> {name}")
+            self._check_deadlock(name, [dep for dep in entry.task.deps if dep != name])
+        await self._context.service.restart(record)
+
+    async def _delete(self, name: str) -> None:
+        record = await self._find(name)
+        entry = self._registry.get(name)
+
+        def finish(batch: Batch) -> None:
+            if entry is not None:
+                self._registry.unsave(name, batch)
+
+        live = record.id in self._engine.reactor.jobs
+        try:
+            await self._engine.ask(Cancel(job=record.id) if live else Tick(), finish)
+        except NotFound:
+            # It has ended in this very moment.
+            await self._engine.ask(Tick(), finish)
+        if entry is not None:
+            self._registry.remove(entry)
+
+    async def _find(self, name: str) -> JobRecord:
+        """The job of that task. Raises Refusal."""
+        entry = self._registry.get(name)
+        if entry is None:
+            record = self._engine.reactor.roster.live(name) if name in self._engine.reactor.roster.names else None
+            if record is None or record.intent == "cancel":
+                raise Refusal(403, NOT_EXISTS)
+            return record
+        found = self._engine.record(entry.job) or self._engine.store.job(entry.job)
+        if found is None:
+            raise Refusal(403, NOT_EXISTS)
+        return found
+
+    # Output -------------------------------------------------------------------------------------------------------
+
+    async def _output(self, request: AnyRequest) -> bytes:
+        record = await self._find(_needed(self._name(request)))
+        given = arguments(request)
+        tail = given.get("tail", str(OUTPUT_CAP))
+        if not (tail.isascii() and tail.isdigit()) or len(tail) > 9:
+            raise Refusal(400, "tail must be a number of bytes")
+        try:
+            day = datetime.strptime(given["date"], "%Y-%m-%d").date() if "date" in given else datetime.now(UTC).date()
+        except ValueError:
+            raise Refusal(400, "date must be written YYYY-MM-DD") from None
+        runs, _ = await self._context.service.runs(record, MAX_RUNS, None)
+        wanted: dict[int, list[RunKey]] = {index: [] for index in range(len(record.replicas))}
+        for run in runs:
+            ended = run.ended_at.date() if run.ended_at is not None else None
+            begun = run.started_at.date() if run.started_at is not None else ended
+            if begun is None or (begun <= day and (ended is None or ended >= day)):
+                wanted[run.replica].append(RunKey(record.id, run.replica, run.attempt))
+        name = record.spec.name or str(record.id)
+        texts = await asyncio.to_thread(self._collect, wanted, int(tail))
+        return envelope(200, "OK", {f"{name}:{index}": text for index, text in texts.items()})
+
+    def _collect(self, wanted: dict[int, list[RunKey]], most: int) -> dict[int, str]:
+        """For each replica the end of its runs' output, oldest first, in base64. `wanted` has the newest first."""
+        files = self._engine.output
+        texts: dict[int, str] = {}
+        for index, runs in wanted.items():
+            pieces: list[bytes] = []
+            left = most
+            for run in runs:
+                if left <= 0:
+                    break
+                start = max(files.start(run, Stream.OUT), files.size(run, Stream.OUT) - left)
+                piece = files.read(run, Stream.OUT, start, left)
+                left -= len(piece)
+                pieces.append(piece)
+            texts[index] = base64.b64encode(b"".join(reversed(pieces))).decode()
+        return texts
+
+
+def arguments(request: AnyRequest) -> dict[str, str]:
+    """The query's arguments as they came. A pair without exactly one `=` is dropped; the last duplicate wins."""
+    pairs = request.scope["query_string"].decode("latin-1").split("&")
+    return {key: value for pair in pairs if pair.count("=") == 1 for key, value in [pair.split("=")]}
+
+
+def envelope(code: int, msg: str, data: Any = msgspec.UNSET) -> bytes:
+    body: dict[str, Any] = {"code": code, "msg": msg}
+    if data is not msgspec.UNSET:
+        body["data"] = data
+    return msgspec.json.encode(body)
+
+
+def _needed(name: str | None) -> str:
+    if name is None:
+        raise Refusal(400, NAME_REQUIRED)
+    return name
+
+
+_CONF = "MEPROC_CONF"
+
+
+def _variables(task: Task) -> dict[str, str]:
+    """The job's variables; what tells replicas apart comes with each launch."""
+    variables = {"MEPROC_NAME": task.name, "MEPROC_REPLICA": str(task.replica)}
+    if task.type in SCRIPTS:
+        variables[_CONF] = msgspec.json.encode(task.given).decode()
+    return variables
+
+
+def environment(record: JobRecord, run: RunKey) -> dict[str, str]:
+    """The variables of one replica's run (spec/meproc.md, 14 and 20)."""
+    alias = f"{record.spec.name}:{run.replica}"
+    given = {"MEPROC_ALIAS": alias, "MEPROC_INDEX": str(run.replica)}
+    conf = record.spec.env.get(_CONF)
+    if conf is not None:
+        data = {"conf": msgspec.Raw(conf.encode()), "alias": alias}
+        given["EVAL_DATA"] = msgspec.json.encode(data).decode()
+    return given

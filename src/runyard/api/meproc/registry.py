@@ -1,0 +1,171 @@
+"""The tasks that this door has taken: by name, kept until they are deleted, each with its job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from runyard.api.meproc.task import Task
+from runyard.api.meproc.view import is_held, launched, processes, task_of, task_record
+from runyard.core.record import JobRecord
+from runyard.service.engine import Engine
+from runyard.store.batch import Batch
+
+DOOR = "meproc"
+
+_encoder = msgspec.json.Encoder()
+
+
+class Entry(msgspec.Struct):
+    """A task and its job: what the store keeps."""
+
+    task: Task
+    job: int
+
+
+_decoder = msgspec.json.Decoder(Entry)
+
+
+class _Shown:
+    """A task's encoded view, good for one version of its job."""
+
+    __slots__ = ("ended", "last_time", "processes", "record", "version")
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.ended = False
+        self.last_time = 0
+        self.record = b""
+        self.processes = b""
+
+
+class Registry:
+    """All methods are for the event loop's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._entries: dict[str, Entry] = {
+            name: _decoder.decode(body) for name, body in engine.store.door_records(DOOR).items()
+        }
+        self._shown: dict[int, _Shown] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def get(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def save(self, entry: Entry, batch: Batch) -> None:
+        """Makes the task durable together with what else is in the batch; `add` follows when that is on disk."""
+        batch.keep_for_door(DOOR, entry.task.name, _encoder.encode(entry))
+
+    def add(self, entry: Entry) -> None:
+        self._entries[entry.task.name] = entry
+
+    def unsave(self, name: str, batch: Batch) -> None:
+        """The counterpart of `save`; `remove` follows."""
+        batch.keep_for_door(DOOR, name, None)
+
+    def remove(self, entry: Entry) -> None:
+        if self._entries.get(entry.task.name) is entry:
+            del self._entries[entry.task.name]
+        self._shown.pop(entry.job, None)
+
+    # Dependencies -------------------------------------------------------------------------------------------------
+
+    def closure(self, deps: Iterable[str]) -> list[str]:
+        """The names in `deps`, and what those depend on, and so on."""
+        seen: dict[str, None] = {}
+        stack = list(deps)
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen[name] = None
+                entry = self._entries.get(name)
+                if entry is not None:
+                    stack.extend(entry.task.deps)
+        return sorted(seen)
+
+    def deadlock(self, name: str, deps: list[str]) -> list[str] | None:
+        """The circle in which task `name`, started now, would wait for itself through tasks that wait; or None.
+
+        A circle that holds nobody at this moment is none: the engine lets such tasks take turns.
+        """
+        closure = self.closure(deps)
+        roster = self._engine.reactor.roster
+        live = {other: roster.called(other) for other in closure}
+        if not any(record.active or is_held(record) for records in live.values() for record in records):
+            return None
+        paths: list[list[str]] = [[name]]
+        seen: set[str] = set()
+        while paths:
+            path = paths.pop()
+            if path[-1] == name:
+                following = deps
+            else:
+                entry = self._entries.get(path[-1])
+                following = entry.task.deps if entry is not None else []
+            for other in following:
+                if other == name:
+                    return [*path, name]
+                if other not in seen and any(is_held(record) for record in live.get(other, ())):
+                    seen.add(other)
+                    paths.append([*path, other])
+        return None
+
+    # Showing ------------------------------------------------------------------------------------------------------
+
+    def listing(self, only: str | None) -> bytes:
+        """The body of GET /proc; with `only`, of that task alone."""
+        running: list[bytes] = []
+        tasks: list[bytes] = []
+        for name, shown in self._views(only):
+            tasks.append(_encoder.encode(name) + b":" + shown.record)
+            if shown.processes:
+                running.append(shown.processes)
+        return b'{"code":200,"msg":"OK","data":{"running":[%s],"tasks":{%s}}}' % (b",".join(running), b",".join(tasks))
+
+    def _views(self, only: str | None) -> Iterator[tuple[str, _Shown]]:
+        names = self._entries if only is None else [only] if only in self._entries else []
+        stale = [
+            entry.job
+            for entry in (self._entries[name] for name in names)
+            if self._engine.record(entry.job) is None and not self._view_of(entry.job).ended
+        ]
+        ended = self._engine.store.jobs(stale) if stale else {}
+        for name in names:
+            entry = self._entries[name]
+            record = self._engine.record(entry.job)
+            shown = self._view_of(entry.job)
+            if record is None and not shown.ended:
+                self._show(shown, entry.task, ended.get(entry.job), ended=True)
+            elif record is not None and (record.version != shown.version or shown.ended):
+                self._show(shown, entry.task, record, ended=False)
+            yield name, shown
+        # Live jobs of other doors are seen here too: one engine, one job.
+        roster = self._engine.reactor.roster
+        for name in list(roster.names) if only is None else [only]:
+            record = roster.live(name) if name in roster.names and name not in self._entries else None
+            if record is not None:
+                shown = self._view_of(record.id)
+                if record.version != shown.version:
+                    self._show(shown, task_of(record), record, ended=False)
+                yield name, shown
+
+    def _view_of(self, job: int) -> _Shown:
+        shown = self._shown.get(job)
+        if shown is None:
+            if len(self._shown) > 2 * (len(self._entries) + len(self._engine.reactor.jobs)) + 1000:
+                self._shown.clear()
+            shown = self._shown[job] = _Shown()
+        return shown
+
+    def _show(self, shown: _Shown, task: Task, record: JobRecord | None, *, ended: bool) -> None:
+        shown.version = record.version if record is not None else -1
+        shown.ended = ended
+        shown.last_time = launched(record) or shown.last_time
+        shown.record = _encoder.encode(task_record(task, record, shown.last_time))
+        entries: list[dict[str, Any]] = processes(task, record)
+        shown.processes = _encoder.encode(entries)[1:-1] if entries else b""
