@@ -24,7 +24,7 @@ def deadline(seconds: float = 10.0, what: str = "the expected condition", step: 
     raise AssertionError(f"{what} did not come about within {seconds:g} s")
 
 
-def wait_until(predicate: Callable[[], T | None], timeout: float = 10.0, what: str | None = None) -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str | None = None) -> T:
     """The first true value of `predicate`, asked every 10 ms. Raises AssertionError after `timeout` seconds.
 
     In a coroutine use `wait_until_async`: this one blocks the loop.
@@ -35,7 +35,7 @@ def wait_until(predicate: Callable[[], T | None], timeout: float = 10.0, what: s
     raise AssertionError("deadline() ended without failing")
 
 
-async def wait_until_async(predicate: Callable[[], T | None], timeout: float = 10.0, what: str | None = None) -> T:
+async def wait_until_async(predicate: Callable[[], T], timeout: float = 10.0, what: str | None = None) -> T:
     """As `wait_until`, letting the event loop run between the questions."""
     end = time.monotonic() + timeout
     while not (value := predicate()):

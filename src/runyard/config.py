@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
 from msgspec import Meta
 
 from runyard.model.errors import ConfigError
-from runyard.model.event import EVENT_TYPES
+from runyard.model.hook import Hook, read_hooks
 from runyard.model.quantity import Duration, Size, parse_duration, parse_size
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 _DAY = 86400.0
-FRONT_DOORS = ("native", "flux", "meproc", "modelbox", "tango", "k12ai")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,29 +117,6 @@ class Auth(_Section, frozen=True):
     enabled: bool = False
 
 
-class Hook(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who is told of events: a receiver of webhooks, or a program of this host. One `[[hooks]]` table."""
-
-    name: str
-    """Its cursor and its figures go by this name."""
-    url: str = ""
-    """Gets each event by POST. Exactly one of `url` and `command` is given."""
-    command: list[str] = []
-    """Gets each event on standard input."""
-    events: list[str] = ["run.started", "run.exited"]
-    jobs: list[str] = []
-    """Patterns (`*`, `?`, `[…]`) of the names of the jobs that it is about; empty means all jobs, and nodes as well."""
-    origins: list[str] = []
-    """Front doors by which the jobs came in; empty means all."""
-    secret: str = ""
-    """Key of the signature; empty means that deliveries are not signed."""
-    secret_file: str = ""
-    """A file that holds the secret."""
-    timeout: Duration = 10.0
-    """Of one attempt."""
-    retries: Count = 8
-
-
 class Config(_Section, frozen=True):
     """Everything that can be set. `data_dir` is absolute."""
 
@@ -183,7 +157,6 @@ def _leaves(section: type[_Section], prefix: str = "") -> Iterator[tuple[str, An
 
 #: The type of each dotted key.
 KEYS: dict[str, Any] = dict(_leaves(Config))
-_HOOK_KEYS: dict[str, Any] = get_type_hints(Hook, include_extras=True)
 _SECTIONS = frozenset(key[:place] for key in KEYS for place, char in enumerate(key) if char == ".")
 
 
@@ -322,12 +295,9 @@ def _unknown(key: str) -> str:
 
 def _convert(key: str, value: Any, where: str, *, text: bool) -> Any:
     """`value` in the type of `key`; `text` says that it comes from the environment and so is always a text."""
+    kind = KEYS[key]
     if key == "hooks":
-        return _hooks(value, where, text=text)
-    return _as(KEYS[key], value, where, text=text)
-
-
-def _as(kind: Any, value: Any, where: str, *, text: bool = False) -> Any:
+        return read_hooks(value, where)
     shown = repr(value)
     try:
         if kind == Duration:
@@ -342,77 +312,6 @@ def _as(kind: Any, value: Any, where: str, *, text: bool = False) -> Any:
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"{where} = {shown}: expected {_expected(kind)}: {error}") from error
     return value
-
-
-def _hooks(value: Any, where: str, *, text: bool) -> list[Hook]:
-    if text:
-        try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ConfigError(f"{where}: expected a JSON array of hooks: {error}") from None
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ConfigError(f"{where}: hooks are tables; write [[hooks]] and the keys of each below")
-    hooks: list[Hook] = []
-    for number, table in enumerate(value, 1):
-        hook = _hook(table, f"{where}[{number}]")
-        if any(other.name == hook.name for other in hooks):
-            raise ConfigError(
-                f"{where}[{number}].name = {hook.name!r}: another hook has this name: each has its own cursor"
-            )
-        hooks.append(hook)
-    return hooks
-
-
-def _hook(table: dict[str, Any], where: str) -> Hook:
-    fields: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in _HOOK_KEYS:
-            near = difflib.get_close_matches(key, _HOOK_KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"a hook has {', '.join(_HOOK_KEYS)}"
-            raise ConfigError(f"{where}: there is no setting {key}; {hint}")
-        # A secret must not get into a message.
-        kind = _HOOK_KEYS[key]
-        fields[key] = _as(kind, value, f"{where}.{key}") if key != "secret" else _secret(value, where)
-    name = fields.get("name", "")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ConfigError(f"{where}.name = {name!r}: a hook needs a name of letters, digits, `.`, `_`, `-`, at most 64")
-    hook = Hook(**fields)
-    if bool(hook.url) == bool(hook.command and hook.command[0]):
-        raise ConfigError(f"{where}: exactly one of url and command must be given")
-    if hook.url:
-        _check_url(hook.url, where)
-    if hook.secret and hook.secret_file:
-        raise ConfigError(f"{where}: secret and secret_file exclude each other")
-    if hook.command and (hook.secret or hook.secret_file):
-        raise ConfigError(f"{where}: a secret signs what goes over HTTP; a command has no use for it")
-    if not 0 < hook.timeout <= 3600:
-        raise ConfigError(f"{where}.timeout = {hook.timeout:g}: must be more than 0, and at most an hour")
-    if hook.retries > 30:
-        raise ConfigError(f"{where}.retries = {hook.retries}: at most 30; the waits between them are long by then")
-    for key, known in (("events", EVENT_TYPES), ("origins", FRONT_DOORS)):
-        for word in getattr(hook, key):
-            if word not in known:
-                near = difflib.get_close_matches(word, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known)}"
-                raise ConfigError(f"{where}.{key}: there is no {word!r}; {hint}")
-    return hook
-
-
-def _secret(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}.secret: expected a text that is not empty")
-    return value
-
-
-def _check_url(url: str, where: str) -> None:
-    # The address may hold a password, so it is not repeated.
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-    except ValueError:
-        good = False
-    if not good or " " in url:
-        raise ConfigError(f"{where}.url: expected an address such as https://example.org/runyard")
 
 
 def _located(hook: Hook, origin: Origin) -> Hook:

@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx2
 
@@ -17,6 +16,8 @@ from runyard.agent import process
 from runyard.client import Client
 from runyard.model.job import JobDoc
 from tests.helpers import deadline, wait_until
+
+T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"
@@ -113,18 +114,29 @@ class Server:
         self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """A `runyard` command against this server, to its end."""
-        options = {"cwd": self.folder, "timeout": 60, "text": True, "capture_output": True} | options
-        return subprocess.run(self.command(*arguments), env=clean_env(**self._env, **(env or {})), **options)
+        chosen: dict[str, Any] = {"cwd": self.folder, "timeout": 60, "text": True, "capture_output": True} | options
+        return subprocess.run(self.command(*arguments), env=clean_env(**self._env, **(env or {})), **chosen)
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.folder} | options
-        return subprocess.Popen(self.command(*arguments), env=clean_env(**self._env), **options)
+        chosen: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": self.folder,
+        }
+        return subprocess.Popen(self.command(*arguments), env=clean_env(**self._env), **(chosen | options))
 
     def until(self, client: Client, ref: str, state: str, timeout: float = 20) -> JobDoc:
         """The job once it is in that state."""
-        return wait_until(
-            lambda: job if (job := client.job(ref)).state == state else None, timeout, f"job {ref} being {state}"
-        )
+        return ask_until(lambda: client.job(ref), lambda job: job.state == state, timeout, f"job {ref} being {state}")
+
+
+def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float = 20, what: str | None = None) -> T:
+    """The first answer that is good."""
+    for _ in deadline(timeout, what or f"a good answer of {ask!r}"):
+        if good(answer := ask()):
+            return answer
+    raise AssertionError("deadline() ended without failing")
 
 
 def read_until(stream: Any, text: str, timeout: float = 20) -> str:
@@ -142,7 +154,3 @@ def read_until(stream: Any, text: str, timeout: float = 20) -> str:
 def alive(pid: int) -> bool:
     found = process.read(pid)
     return found is not None and found.alive
-
-
-def now() -> float:
-    return time.time()

@@ -21,7 +21,7 @@ from runyard.model.ids import f58
 from runyard.model.job import JobDoc
 from runyard.model.state import LIVE
 from tests.helpers import wait_until
-from tests.system.server import Server
+from tests.system.server import Server, ask_until
 
 JOBS = "/api/v1/jobs"
 Json = dict[str, Any]
@@ -54,7 +54,7 @@ def ended(http: httpx2.Client, ref: str, timeout: float = 20) -> Json:
 
 def state_of(http: httpx2.Client, ref: str, *states: str) -> Json:
     """The job once it is in one of those states."""
-    return wait_until(lambda: job if (job := show(http, ref))["state"] in states else None, 20, f"{ref} in {states}")
+    return ask_until(lambda: show(http, ref), lambda job: job["state"] in states, what=f"{ref} in {states}")
 
 
 @pytest.mark.parametrize(
@@ -390,8 +390,8 @@ def test_restart_a_live_and_an_ended_job(http: httpx2.Client) -> None:
     job = submit(http, command=["sleep", "1000"])
     before = state_of(http, job["id"], "running")["runs"][0]
     act(http, job["id"], "restart")
-    after = wait_until(
-        lambda: run if (run := show(http, job["id"])["runs"][0])["attempt"] == 2 and run["pid"] else None, 20
+    after = ask_until(
+        lambda: show(http, job["id"])["runs"][0], lambda run: run["attempt"] == 2 and run["pid"], what="a second run"
     )
     assert after["pid"] != before["pid"] and after["state"] in ("starting", "running")
     act(http, job["id"], "cancel")
@@ -422,10 +422,10 @@ def test_delete_takes_an_ended_job_with_its_output_and_leaves_its_events(server:
     job = submit(http, command=["echo", "gone"], name="deleted")
     done = ended(http, job["id"])
     assert http.get(f"{JOBS}/{job['id']}/logs").text == "gone\n"
-    files = lambda: [path for path in (server.data / "output").rglob("*") if path.is_file() and job["id"] in str(path)]  # noqa: E731
-    assert files()
+    files = [path for path in (server.data / "output").rglob("*") if path.is_file() and job["id"] in str(path)]
+    assert files
     assert http.delete(f"{JOBS}/{job['id']}").status_code == 204
-    assert not files()
+    assert not [path for path in files if path.exists()]
     for path in ("", "/logs", "/runs", "/why", "/wait"):
         gone = http.get(f"{JOBS}/{job['id']}{path}")
         assert gone.status_code == 404 and gone.json()["code"] == "not_found"
@@ -589,7 +589,7 @@ def test_schedules_and_their_preview(http: httpx2.Client) -> None:
 
 def test_a_cron_job_fires_and_goes_on(http: httpx2.Client, client: Client) -> None:
     job = submit(http, command=["echo", "tick"], lifecycle="cron", schedule={"cron": "* * * * * *"})
-    runs = wait_until(lambda: found if len(found := list(client.runs(job["id"]))) >= 2 else None, 20, "two runs")
+    runs = ask_until(lambda: list(client.runs(job["id"])), lambda found: len(found) >= 2)
     assert {run.state for run in runs[1:]} == {"succeeded"}
     assert show(http, job["id"])["next_fire_at"]
     act(http, job["id"], "cancel")

@@ -258,9 +258,9 @@ def test_open_streams_are_bounded_and_given_back(serve: Callable[..., Server]) -
     server = serve(RUNYARD_SERVER__MAX_STREAMS="2")
     with server.client() as client, server.http() as http:
         job = client.submit(command=["sleep", "1000"])
-        follow = {"params": {"follow": "true"}}
+        follow = {"follow": "true"}
         with (
-            http.stream("GET", path(job), **follow) as first,
+            http.stream("GET", path(job), params=follow) as first,
             http.stream("GET", "/api/v1/events", headers=SSE) as second,
         ):
             assert first.status_code == second.status_code == 200
@@ -268,7 +268,7 @@ def test_open_streams_are_bounded_and_given_back(serve: Callable[..., Server]) -
             next(pieces)
 
             def third() -> int:
-                with http.stream("GET", path(job), **follow) as answer:
+                with http.stream("GET", path(job), params=follow) as answer:
                     return answer.status_code
 
             # The first one counts as soon as the server has begun to stream it.

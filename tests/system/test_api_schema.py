@@ -21,6 +21,8 @@ from schemathesis.specs.openapi.checks import (
 from runyard.api.openapi import openapi_text
 from tests.system.server import Server
 
+Case = schemathesis.Case[Any]
+
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 schema = schemathesis.openapi.from_path(COMMITTED)
@@ -35,7 +37,7 @@ def test_the_committed_description_is_the_present_one(http: httpx2.Client) -> No
 
 
 @schemathesis.check
-def answers_in_our_words(context: CheckContext, response: Response, case: schemathesis.Case) -> bool | None:
+def answers_in_our_words(context: CheckContext, response: Response, case: Case) -> bool | None:
     """No defect shows, and every refusal is a problem document that says something."""
     if response.status_code >= 500:
         raise Failure(operation=case.operation.label, title="Server error", message=response.text[:500])
@@ -75,7 +77,7 @@ def known(http: httpx2.Client) -> str:
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_answers_conform_to_the_description(case: schemathesis.Case, server: Server, known: str) -> None:
+def test_answers_conform_to_the_description(case: Case, server: Server, known: str) -> None:
     if "ref" in case.path_parameters and len(case.path_parameters["ref"]) % 2:
         case.path_parameters["ref"] = known
     for name, value in QUICK.items():

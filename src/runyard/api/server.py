@@ -30,6 +30,7 @@ from runyard.service.engine import Engine
 from runyard.service.output import trim_outputs
 from runyard.service.service import Answer, Bounds, Replay, Service
 from runyard.store import retention
+from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
 from runyard.store.store import Store
 from runyard.telemetry.host import HostSampler
@@ -128,6 +129,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     output = OutputFiles(folder / "output")
     executor = LocalExecutor(
         folder / "agent",
+        name=_node_name(store),
         gpus=config.scheduler.gpus,
         idle_exit=config.agent.idle_exit,
         pass_env=config.agent.pass_env,
@@ -189,6 +191,17 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         await engine.close()
         store.close()
     return EXIT_FAILED if failure else EXIT_OK
+
+
+def _node_name(store: Store) -> str:
+    """The name of this host's node: its first one, for runs are known by it, and a host's name may change."""
+    name = store.meta("node")
+    if name is None:
+        name = socket.gethostname()
+        batch = Batch()
+        batch.set_meta("node", name)
+        store.commit(batch)
+    return name
 
 
 async def _sweep(config: Config, engine: Engine) -> None:

@@ -46,9 +46,10 @@ PROBE_INTERVAL = 0.5
 
 class Request(Generic[T]):
     """An input that somebody waits for. `finish` makes the answer, after core and before the commit; it may add to the
-    batch what has to be durable together with it. An input that is a function is called right before core sees it."""
+    batch what has to be durable together with it, so it is called even if nobody waits any more. An input that is a
+    function is called right before core sees it."""
 
-    __slots__ = ("finish", "future", "input")
+    __slots__ = ("finish", "future", "input", "refused")
 
     def __init__(
         self, input: Input | Callable[[], Input], finish: Callable[[Batch], T], future: asyncio.Future[T]
@@ -56,6 +57,7 @@ class Request(Generic[T]):
         self.input = input
         self.finish = finish
         self.future = future
+        self.refused: RunyardError | None = None
 
 
 class Engine:
@@ -154,9 +156,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Loaded, able to write, and in contact with at least one node."""
-        return (
-            self._trouble is None and not self._closing and any(up for _, up, *_ in self._reactor.scheduler.pool.nodes)
-        )
+        return self._trouble is None and not self._closing and self._reactor.scheduler.pool.any_up()
 
     @property
     def closing(self) -> bool:
@@ -337,7 +337,8 @@ class Engine:
             if not isinstance(item, Request):
                 continue
             answer = None
-            if problem is None and not item.future.done():
+            problem = item.refused or problem
+            if problem is None:
                 try:
                     answer = item.finish(batch)
                 except RunyardError as error:
@@ -395,7 +396,7 @@ class Engine:
             await asyncio.sleep(PROBE_INTERVAL)
             self._refuse_inbox(error)
         self._load()
-        self._trouble = None
+        self._trouble, self._under_way = None, 0
         log.warning("the store can write again: %d live jobs loaded", len(self._reactor.jobs))
         for executor in self.executors.values():
             executor.resync()
@@ -419,13 +420,13 @@ class Engine:
 
 
 def _built(request: Request[Any]) -> Input:
-    """The request's input; if making it is refused already, the request is told and nothing happens."""
+    """The request's input; if making it is refused already, nothing happens."""
     if not callable(request.input):
         return request.input
     try:
         return request.input()
     except RunyardError as error:
-        request.future.set_exception(error)
+        request.refused = error
         return Tick()
 
 

@@ -1,4 +1,4 @@
-"""What every front door calls: jobs in, documents and actions out. Doors map words and shapes; the rules are in core."""
+"""What every front door calls: jobs in, documents and actions out. Doors map words, the rules are in core."""
 
 from __future__ import annotations
 
