@@ -39,6 +39,7 @@ class Storm:
         self.answered: dict[str, str] = {}
         """The id of each name that was answered with 201."""
         self.failures: list[str] = []
+        self._http = server.http()
         self._random = random.Random(seed)
         self._seed = seed
         self._trace = server.folder / "trace"
@@ -70,6 +71,7 @@ class Storm:
                 self._last = self._last or 0
                 reader.join()
         self._check()
+        self._http.close()
 
     # What goes on -------------------------------------------------------------------------------------------------
 
@@ -88,8 +90,10 @@ class Storm:
             self.server.kill()
             if kind == "both" and not agent_first:
                 self._kill_agent()
+            self.server.start(ready=False)
             # Now and then the next kill comes while it is still finding its runs again.
-            self.server.start(ready=self._random.random() < 0.7)
+            if self._random.random() < 0.7:
+                wait_until(self._ready, 30, "readiness")
         self.kills[kind] += 1
 
     def _kill_agent(self) -> None:
@@ -102,7 +106,7 @@ class Storm:
 
     def _ready(self) -> bool:
         with suppress(httpx2.TransportError):
-            return self.server.get("/readyz").status_code == 200
+            return self._http.get("/readyz").status_code == 200
         return False
 
     def _load(self, loader: int) -> None:
@@ -135,20 +139,23 @@ class Storm:
 
     def _read(self) -> None:
         """Follows the events, and after each loss of the connection goes on behind the last one seen."""
+        headers = {"Accept": "application/x-ndjson"}
         timeout = httpx2.Timeout(30, read=0.5)
-        while self._last is None or self._cursor < self._last:
-            with suppress(httpx2.TransportError), httpx2.Client(base_url=self.server.url, timeout=timeout) as http:
-                headers = {"Accept": "application/x-ndjson"}
-                with http.stream("GET", "/api/v1/events", params={"after": self._cursor}, headers=headers) as stream:
-                    if stream.status_code != 200:
-                        continue
-                    rest = b""
-                    for piece in stream.iter_bytes():
-                        *lines, rest = (rest + piece).split(b"\n")
-                        self._seen += map(msgspec.json.decode, lines)
-                        if self._last is not None and self._cursor >= self._last:
-                            return
-            self._over.wait(0.02)
+        with httpx2.Client(base_url=self.server.url, timeout=timeout, headers=headers) as http:
+            while self._last is None or self._cursor < self._last:
+                with suppress(httpx2.TransportError):
+                    self._follow(http)
+                self._over.wait(0.05)
+
+    def _follow(self, http: httpx2.Client) -> None:
+        with http.stream("GET", "/api/v1/events", params={"after": self._cursor}) as stream:
+            stream.raise_for_status()
+            rest = b""
+            for piece in stream.iter_bytes():
+                *lines, rest = (rest + piece).split(b"\n")
+                self._seen += map(msgspec.json.decode, lines)
+                if self._last is not None and self._cursor >= self._last:
+                    return
 
     @property
     def _cursor(self) -> int:
@@ -161,7 +168,7 @@ class Storm:
     # What came of it ----------------------------------------------------------------------------------------------
 
     def _page(self, what: str, **params: Any) -> Json:
-        found: Json = self.server.get(f"/api/v1/{what}", params=params).raise_for_status().json()
+        found: Json = self._http.get(f"/api/v1/{what}", params=params).raise_for_status().json()
         return found
 
     def _jobs(self) -> Iterator[Json]:

@@ -130,6 +130,7 @@ class Config(_Section, frozen=True):
     limits: Limits = Limits()
     doors: Doors = Doors()
     auth: Auth = Auth()
+    hooks: list[Hook] = []
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -54,10 +54,8 @@ def test_a_full_disk_refuses_jobs_and_loses_no_exit(small: Server, tmp_path: Pat
     try:
         with small.http() as http:
             jobs = [http.post(JOBS, json={"script": script}).json()["id"] for _ in range(3)]
-            pids = [
-                wait_until(lambda job=job: [run["pid"] for run in http.get(f"{JOBS}/{job}").json()["runs"]], 20)[0]  # type: ignore[misc]
-                for job in jobs
-            ]
+            wait_until(lambda: len(_running(http)) == len(jobs), 20, "the start of the runs")
+            pids = _running(http)
             with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
@@ -88,6 +86,12 @@ def test_a_full_disk_refuses_jobs_and_loses_no_exit(small: Server, tmp_path: Pat
         small.close()
 
 
+def _running(http: httpx2.Client) -> list[int]:
+    """The process of each running job."""
+    jobs = http.get(JOBS, params={"state": "running"}).json()["items"]
+    return [run["pid"] for job in jobs for run in job["runs"]]
+
+
 def _submit_until_refused(http: httpx2.Client) -> tuple[list[str], httpx2.Response]:
     """The names that were still taken: the store's log may have had some room of its own."""
     taken: list[str] = []
@@ -111,9 +115,7 @@ def test_a_data_folder_that_cannot_be_written_is_said_at_the_start(small: Server
     small.close()
     remount = ["mount", "-o", "remount,{}", str(small.data)]
     subprocess.run([part.format("ro") for part in remount], check=True)
-    refused = subprocess.run(
-        ["runyard", "serve", "--port", "0", "--data-dir", small.data], capture_output=True, text=True, timeout=60
-    )
+    refused = small.run("serve", "--port", "0", "--data-dir", str(small.data))
     assert refused.returncode != 0 and refused.stdout == ""
     assert str(small.data) in refused.stderr and "can't be opened for writing" in refused.stderr
     assert "Traceback" not in refused.stderr

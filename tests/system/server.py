@@ -60,7 +60,9 @@ class Server:
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line.startswith("Runyard is listening on http://"), line + self.log.read_text()
+        if not line.startswith("Runyard is listening on http://"):
+            code = self.end(signal.SIGKILL)
+            raise AssertionError(f"no server, but exit code {code}: {line}{self.log.read_text()}")
         self.port = int(line.split("//")[1].split()[0].rpartition(":")[2])
         if ready:
             wait_until(lambda: self.get("/readyz").status_code == 200, 20, "readiness")
@@ -95,6 +97,12 @@ class Server:
         except FileNotFoundError:
             return []
         return [proc.pid for procs in process.Table().marked(mark).values() for proc in procs]
+
+    def door_port(self, door: str) -> int:
+        """The port on which that door listens beside the main one. To be asked once after each start."""
+        assert self._process is not None and self._process.stdout is not None
+        line = read_until(self._process.stdout, f"  {door}: http://").splitlines()[-1]
+        return int(line.rpartition(":")[2])
 
     # Talking to it ------------------------------------------------------------------------------------------------
 

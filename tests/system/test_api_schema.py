@@ -71,7 +71,7 @@ def known(http: httpx2.Client) -> str:
 
 @schema.parametrize()
 @settings(
-    max_examples=25,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

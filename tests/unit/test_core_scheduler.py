@@ -339,7 +339,9 @@ class Reference:
             self.taken.append((name, start, start + claim.duration, self.pool.places[name].want(claim)))
 
 
-small_nodes = st.lists(st.builds(node, st.just("n"), st.integers(1, 4), st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=3)
+small_nodes = st.lists(
+    st.builds(node, st.just("n"), st.integers(1, 4), st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=3
+)
 wishes = st.lists(
     st.tuples(
         st.sampled_from((10.0, 25.0, 40.0, 100.0)),

@@ -15,9 +15,7 @@ from tests.scenario import Plan, cluster, drive, finish
 from tests.simulated import Program
 from tests.simulator import Simulation
 
-STORM = Plan(
-    jobs=80, span=600.0, requests=150, server_crashes=20, agent_crashes=20, reboots=6, losses=40, repeats=30
-)
+STORM = Plan(jobs=80, span=600.0, requests=150, server_crashes=20, agent_crashes=20, reboots=6, losses=40, repeats=30)
 
 
 def live(seed: int, plan: Plan, nodes: int = 3) -> Simulation:
@@ -117,7 +115,7 @@ def test_a_second_replica_that_starts_later_is_known_after_a_crash() -> None:
         JobSpec(command=Program(3.0).command, resources=Resources(cores_per_task=1)),
         JobSpec(command=Program(5.0).command, resources=Resources(cores_per_task=1), replicas=2),
     )
-    # The second replica starts when the first job has ended. From that moment there is no server until it has ended too.
+    # The second replica starts when the first job has ended. From then on there is no server until it has ended too.
     while len(sim.starts) < 3:
         sim.advance(0.0001)
     for _ in range(600):

@@ -137,9 +137,8 @@ class Cluster(RuleBasedStateMachine):
             "circle": {"x": ["z"], "y": ["x"], "z": ["y"], "w": []},
             "fan": {"z": ["x", "y"]},
         }[shape]
-        specs = [
-            JobSpec(command=program.command, name=name, after=list(edges.get(name, ()))) for name in ("z", "y", "x", "w")
-        ]
+        command = program.command
+        specs = [JobSpec(command=command, name=name, after=list(edges.get(name, ()))) for name in ("z", "y", "x", "w")]
         return multiple(*self.sim.submit(*specs))
 
     @rule(job=jobs)

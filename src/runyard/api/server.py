@@ -24,9 +24,11 @@ from runyard.auth.origin import OriginRules, is_loopback, own_names
 from runyard.config import Config
 from runyard.core.claim import Policy
 from runyard.executors.local import LocalExecutor
+from runyard.executors.worker import WorkerExecutor
 from runyard.model.errors import ConfigError, RunyardError
 from runyard.model.job import JobDoc, JobSpec
 from runyard.service.engine import Engine
+from runyard.service.hooks import start_hooks
 from runyard.service.output import trim_outputs
 from runyard.service.service import Answer, Bounds, Replay, Service
 from runyard.store import retention
@@ -54,7 +56,8 @@ def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = Fa
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     ports = {"runyard": config.server.port}
     for door, usual in SEED_PORTS.items():
-        port = getattr(config.doors, door).port or (usual if seed_ports else None)
+        chosen = getattr(config.doors, door).port
+        port = chosen if chosen is not None else usual if seed_ports else None
         if port is not None:
             ports[door] = port
     listeners: dict[str, socket.socket] = {}
@@ -127,16 +130,18 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store.open(config.store.url or folder)
     output = OutputFiles(folder / "output")
+    node = _node_name(store)
     executor = LocalExecutor(
         folder / "agent",
-        name=_node_name(store),
+        name=node,
         gpus=config.scheduler.gpus,
         idle_exit=config.agent.idle_exit,
         pass_env=config.agent.pass_env,
     )
+    worker = WorkerExecutor(folder / "python", name=f"{node}-python", pass_env=config.agent.pass_env)
     scheduler = config.scheduler
     policy = Policy(scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores)
-    engine = Engine(store, {"local": executor}, output, policy)
+    engine = Engine(store, {"local": executor, "python": worker}, output, policy)
     limits = config.limits
     service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch))
     context = Context(
@@ -170,7 +175,8 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     engine.on_failure = fail
     try:
         await engine.start()
-        background = [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
+        background = await start_hooks(config.hooks, engine)
+        background += [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
         await _submit_once(service, context.owner, jobs)
         # What is there now stays: the collector need not look at it again, nor look often at short-lived records.
         gc.collect()

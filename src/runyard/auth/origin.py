@@ -24,9 +24,12 @@ class OriginRules(msgspec.Struct, frozen=True):
 
 
 def refusal(rules: OriginRules, host: bytes | None, origin: bytes | None, site: bytes | None) -> str | None:
-    """Why a request with these header values is refused; None if it is fine."""
+    """Why a request with these header values is refused; None if it is fine.
+
+    Without any `Host` (a client of HTTP/1.0) it can't come from a page: browsers always send one.
+    """
     name = _host_name(host)
-    if name is None or not (is_loopback(name) or name in rules.hosts):
+    if host is not None and (name is None or not (is_loopback(name) or name in rules.hosts)):
         shown = (host or b"").decode("latin-1")
         return f"the Host {shown!r} is not one of this server's; add it to [server] allowed_hosts"
     if origin is not None:

@@ -83,8 +83,12 @@ def stop_agent(kill: bool, data_dir: str | None, file: str | None) -> int:
     import asyncio
 
     from runyard.executors import local
+    from runyard.model.errors import Conflict
 
-    was_up = asyncio.run(local.stop_agent(_agent_folder(file, data_dir), kill))
+    try:
+        was_up = asyncio.run(local.stop_agent(_agent_folder(file, data_dir), kill))
+    except Conflict as error:
+        raise Conflict(f"{error.detail} (--kill does)") from None
     echo_line("stopped" if was_up else "no agent was running")
     return exits.OK
 

@@ -57,6 +57,7 @@ class AsyncClient:
         self._retry_for = retry_for
         self._sleep = sleep
         self._clock = clock
+        self._reached = False
 
     async def close(self) -> None:
         """Close all connections."""
@@ -237,10 +238,12 @@ class AsyncClient:
         follower = LogFollow(
             str(ref), stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow
         )
+        job = await self.job(ref)
         retry = self._retry()
-        while (step := follower.step(await self.job(follower.ref))) is not None:
+        while (step := follower.step(job)) is not None:
             if step.answer is not bytes:
                 await self._send(step)
+                job = await self.job(follower.ref)
                 continue
             try:
                 async with self._open(step) as response:
@@ -255,6 +258,7 @@ class AsyncClient:
             except NotFound:
                 if not follower.gone():
                     raise
+            job = await self.job(follower.ref)
 
     async def events(
         self,
@@ -295,9 +299,9 @@ class AsyncClient:
         self, after: int | str | None, job: Ref | None, types: Iterable[str] | str | None, state: Any
     ) -> AsyncGenerator[EventDoc, None]:
         follower = EventFollow("latest" if after is None else after, job, types, state)
-        retry = self._retry()
         if (position := follower.position()) is not None:
             follower.start((await self._send(position)).next)
+        retry = self._retry()
         while True:
             step = follower.step()
             try:
@@ -338,7 +342,7 @@ class AsyncClient:
     # The transport
 
     def _retry(self) -> Retry:
-        return Retry(self.url, self._retry_for, self._clock)
+        return Retry(self.url, self._retry_for, self._clock, self._reached)
 
     async def _send(self, request: Request[T]) -> T:
         retry = self._retry()
@@ -352,6 +356,7 @@ class AsyncClient:
                     content=request.content,
                     timeout=httpx2.Timeout(self._timeout, read=self._timeout + request.patience),
                 )
+                self._reached = True
                 kind = response.headers.get("Content-Type", "")
                 return make.read(request, self.url, response.status_code, kind, response.content)
             except TRANSIENT as error:
@@ -368,6 +373,7 @@ class AsyncClient:
             # A quiet stream is not a dead one, so there is no read time-out.
             timeout=httpx2.Timeout(self._timeout, read=None),
         ) as response:
+            self._reached = True
             if not response.is_success:
                 kind = response.headers.get("Content-Type", "")
                 raise from_answer(self.url, response.status_code, kind, await response.aread())

@@ -20,14 +20,15 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 class Retry:
     """Counts the failures of one request.
 
-    A first connection that is refused fails at once: there is no server. After a connection that broke, refusals are
-    waited out for `budget` seconds: the server is being started anew.
+    A connection that is refused fails at once if the server was never reached: there is none. Else refusals are waited
+    out for `budget` seconds: the server is being started anew.
     """
 
-    def __init__(self, url: str, budget: float, clock: Callable[[], float]):
+    def __init__(self, url: str, budget: float, clock: Callable[[], float], reached: bool = False):
         self._url = url
         self._budget = budget
         self._clock = clock
+        self._reached = reached
         self._since: float | None = None
         self._delay = 0.1
 
@@ -35,24 +36,21 @@ class Retry:
         """Seconds to wait before the next try. Raises the final error if there is to be none."""
         now = self._clock()
         unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
-        first = self._since is None
-        if first:
+        if self._since is None:
             self._since = now
         # A server that answers 503 has done nothing; a connection that broke may have lost only the answer.
         safe = request.repeatable or unsent or isinstance(error, Unavailable)
-        if (first and unsent) or not safe or now - (self._since or 0.0) + self._delay > self._budget:
+        hopeless = unsent and not self._reached
+        # Whatever it was, somebody was there.
+        self._reached = self._reached or not unsent
+        if hopeless or not safe or now - self._since + self._delay > self._budget:
             raise self._final(request, error) from error
         delay, self._delay = self._delay, min(self._delay * 2, 2.0)
         return delay
 
     def succeeded(self) -> None:
         """Data came: whatever breaks next is a new failure."""
-        self._since, self._delay = None, 0.1
-
-    def lost(self) -> None:
-        """A stream had been open and is not any more: refusals are to be waited out."""
-        if self._since is None:
-            self._since = self._clock()
+        self._since, self._delay, self._reached = None, 0.1, True
 
     def _final(self, request: Request[Any], error: Exception) -> RunyardError:
         if isinstance(error, RunyardError):

@@ -57,6 +57,7 @@ class Client:
         self._retry_for = retry_for
         self._sleep = sleep
         self._clock = clock
+        self._reached = False
 
     def close(self) -> None:
         """Close all connections."""
@@ -233,10 +234,12 @@ class Client:
         follower = LogFollow(
             str(ref), stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow
         )
+        job = self.job(ref)
         retry = self._retry()
-        while (step := follower.step(self.job(follower.ref))) is not None:
+        while (step := follower.step(job)) is not None:
             if step.answer is not bytes:
                 self._send(step)
+                job = self.job(follower.ref)
                 continue
             try:
                 with self._open(step) as response:
@@ -251,6 +254,7 @@ class Client:
             except NotFound:
                 if not follower.gone():
                     raise
+            job = self.job(follower.ref)
 
     def events(
         self,
@@ -286,9 +290,9 @@ class Client:
         self, after: int | str | None, job: Ref | None, types: Iterable[str] | str | None, state: Any
     ) -> Iterator[EventDoc]:
         follower = EventFollow("latest" if after is None else after, job, types, state)
-        retry = self._retry()
         if (position := follower.position()) is not None:
             follower.start(self._send(position).next)
+        retry = self._retry()
         while True:
             step = follower.step()
             try:
@@ -327,7 +331,7 @@ class Client:
     # The transport
 
     def _retry(self) -> Retry:
-        return Retry(self.url, self._retry_for, self._clock)
+        return Retry(self.url, self._retry_for, self._clock, self._reached)
 
     def _send(self, request: Request[T]) -> T:
         retry = self._retry()
@@ -341,6 +345,7 @@ class Client:
                     content=request.content,
                     timeout=httpx2.Timeout(self._timeout, read=self._timeout + request.patience),
                 )
+                self._reached = True
                 kind = response.headers.get("Content-Type", "")
                 return make.read(request, self.url, response.status_code, kind, response.content)
             except TRANSIENT as error:
@@ -357,6 +362,7 @@ class Client:
             # A quiet stream is not a dead one, so there is no read time-out.
             timeout=httpx2.Timeout(self._timeout, read=None),
         ) as response:
+            self._reached = True
             if not response.is_success:
                 kind = response.headers.get("Content-Type", "")
                 raise from_answer(self.url, response.status_code, kind, response.read())

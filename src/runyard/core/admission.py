@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from runyard.core import cron
+from runyard.core.commands import Command, Forget
 from runyard.core.dependencies import circle, references
 from runyard.core.inputs import Known, NewJob, Submit
 from runyard.core.record import Need
 from runyard.core.roster import Roster
 from runyard.model.check import refuse
 from runyard.model.errors import InvalidInput, RunyardError
+from runyard.model.ids import parse_job_id
 from runyard.model.job import Condition
 
 
@@ -26,6 +30,18 @@ def admit(event: Submit, roster: Roster) -> tuple[dict[int, list[Need]], dict[in
     if any(needs.values()):
         _refuse_circles(event.jobs, needs, refused)
     return needs, refused
+
+
+def just_ended(event: Submit, roster: Roster, out: Iterable[Command]) -> dict[str, Known]:
+    """The jobs that the new ones refer to and that have ended in this very step, as its commands `out` tell: the shell
+    saw them live."""
+    refs = {ref for new in event.jobs for ref, condition in references(new.spec) if condition != Condition.IDLE}
+    missing = [ref for ref in refs - event.known.keys() if roster.live(ref) is None]
+    found: dict[str, Known] = {}
+    for record in [command.record for command in out if isinstance(command, Forget)] if missing else ():
+        known = Known(record.id, record.state, record.started_at is not None)
+        found |= {ref: known for ref in missing if ref == record.spec.name or parse_job_id(ref) == record.id}
+    return found
 
 
 def _check_schedule(new: NewJob) -> None:

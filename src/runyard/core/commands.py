@@ -48,7 +48,7 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class SaveRun(msgspec.Struct, frozen=True, gc=False):
-    """The run of this replica has changed: save it, and its job. A run may start or end without an event about the job."""
+    """The run of this replica has changed: save it and its job, whose state may have stayed the same."""
 
     job: int
     index: int

@@ -50,6 +50,8 @@ class RestartJob(_Input, frozen=True):
 
     job: int
     record: JobRecord | None = None
+    idle: tuple[str, ...] | None = None
+    """As in `Amend`."""
 
 
 class SendSignal(_Input, frozen=True):
@@ -60,11 +62,14 @@ class SendSignal(_Input, frozen=True):
 
 
 class Amend(_Input, frozen=True):
-    """Change priority or hold; None leaves it."""
+    """Change priority, hold, or what must be idle; None leaves it."""
 
     job: int
     priority: int | None = None
     hold: bool | None = None
+    idle: tuple[str, ...] | None = None
+    """Names or ids of the jobs that must be idle before this one starts, in place of those named so far: a front door
+    may know dependencies of dependencies, which come and go."""
 
 
 class Delete(_Input, frozen=True):

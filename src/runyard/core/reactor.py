@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from runyard.core import cron
-from runyard.core.admission import admit
+from runyard.core.admission import admit, just_ended
 from runyard.core.claim import Policy, claim_of
 from runyard.core.commands import Command, Forget, Refuse, SaveRun, SignalRun, StartRun, StopRun
 from runyard.core.dependencies import Verdict, judge, references
@@ -155,6 +155,8 @@ class Reactor:
     # Requests -----------------------------------------------------------------------------------------------------
 
     def _submit(self, event: Submit) -> None:
+        known = event.known | just_ended(event, self.roster, self._out)
+        event = msgspec.structs.replace(event, known=known)
         needs, refused = admit(event, self.roster)
         for new in event.jobs:
             if new.id in refused:
@@ -207,15 +209,18 @@ class Reactor:
             if event.record is None:
                 raise NotFound(f"there is no job {event.job}")
             record = event.record
-            record.needs = [Need(ref, c, 0) for ref, c in references(record.spec) if c == Condition.IDLE]
             self.roster.add(record)
-            for need in record.needs:
-                self.roster.watch(record, need)
+            idle = event.idle
+            if idle is None:
+                idle = tuple(ref for ref, condition in references(record.spec) if condition == Condition.IDLE)
+            self._want_idle(record, idle)
             self._emit(record, "job.restarted")
             self._rearm(record)
             return
         if record.intent is Intent.CANCEL:
             raise Conflict("the job is being cancelled; restart it when it has ended")
+        if event.idle is not None:
+            self._want_idle(record, event.idle)
         self._emit(record, "job.restarted")
         self._stop_runs(record, Intent.RESTART)
 
@@ -239,13 +244,26 @@ class Reactor:
                 self.scheduler.add(record, index)
         if event.hold is not None and event.hold != record.hold:
             record.hold = changes["hold"] = event.hold
+        if event.idle is not None and self._want_idle(record, event.idle):
+            changes["idle"] = list(event.idle)
         if changes:
             self._emit(record, "job.amended", data=changes)
-            if "hold" in changes:
+            if "hold" in changes or "idle" in changes:
                 if record.hold:
                     self._unqueue(record)
                 self._advance(record)
                 self._wake(record)
+
+    def _want_idle(self, record: JobRecord, refs: tuple[str, ...]) -> bool:
+        """The job waits until these are idle, instead of others. Is that a change?"""
+        before = [need.ref for need in record.needs if need.condition == Condition.IDLE]
+        if before == list(refs):
+            return False
+        idle = [Need(ref, Condition.IDLE, 0) for ref in refs]
+        record.needs = [need for need in record.needs if need.condition != Condition.IDLE] + idle
+        for need in idle:
+            self.roster.watch(record, need)
+        return True
 
     def _delete(self, event: Delete) -> None:
         if event.job in self.jobs:

@@ -22,9 +22,11 @@ from runyard.core.record import JobRecord
 from runyard.model.ids import RunKey
 from runyard.model.node import Node, Share
 
-#: Seconds for which planning rests for each look at a node that the last plan took. In a small or idle cluster this is
-#: nothing; in a large and full one it bounds planning to a thousandth of the time. The first in the queue never waits.
-LOOK = 0.01
+#: After a plan that took n looks at a node, planning rests for n² times this (seconds), at most `MAX_REST`: unnoticed
+#: in a small or idle cluster, while a large and full one spends little of its time on plans. The first in the queue
+#: never waits for a plan.
+LOOK_REST = 100e-6
+MAX_REST = 60.0
 
 
 class Ticket(NamedTuple):
@@ -177,7 +179,7 @@ class Scheduler:
             yield Start(ticket.job, ticket.replica, shares)
             plan.started(chosen)
         if reserved:
-            self._rest_until = now + plan.looks * LOOK
+            self._rest_until = now + min(MAX_REST, plan.looks**2 * LOOK_REST)
 
     def expected_start(self, record: JobRecord, replica: int, now: float) -> float | None:
         """When the plan has this waiting run start (Unix seconds); None if it is not planned that far."""

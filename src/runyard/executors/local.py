@@ -35,6 +35,10 @@ _ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDI
 class LocalExecutor:
     """See `runyard.executors.protocol.Executor`."""
 
+    #: What is started, and what it is called.
+    MODULE, WHAT = "runyard.agent", "agent"
+    REMEDY = "End it with `runyard agent stop --kill`"
+
     def __init__(
         self,
         folder: Path,
@@ -50,7 +54,7 @@ class LocalExecutor:
         self._name, self._gpus = name, list(gpus)
         self._idle_exit, self._pass_env = idle_exit, list(pass_env)
         self._agent: subprocess.Popen[bytes] | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._outbox: list[wire.ToAgent] = []
         self._flushing = False
@@ -110,22 +114,34 @@ class LocalExecutor:
         while True:
             link = self._link
             if link is None:
+                await self._needed()
                 await asyncio.sleep(pause)
                 try:
                     await self._connect()
                 except Unavailable as error:
-                    log.error("the agent can't be reached, trying again: %s", error.detail)
+                    log.error("the %s can't be reached, trying again: %s", self.WHAT, error.detail)
+                    self._unreachable()
                     pause = min(2 * pause, LAST_PAUSE)
                 continue
             up = time.monotonic()
             await link.lost.wait()
             self._link = None
             self._outbox.clear()
-            if not link.dropped and self._node is not None:
-                log.warning("the connection to the agent was lost; connecting again")
-                self._on_down(self._node)
+            self._gone(link)
             if time.monotonic() - up > LAST_PAUSE:
                 pause = FIRST_PAUSE
+
+    async def _needed(self) -> None:
+        """Return when there is a reason to be connected."""
+
+    def _unreachable(self) -> None:
+        """An attempt to connect has failed."""
+
+    def _gone(self, link: Link) -> None:
+        """A connection is over."""
+        if not link.dropped and self._node is not None:
+            log.warning("the connection to the %s was lost; connecting again", self.WHAT)
+            self._on_down(self._node)
 
     async def _connect(self) -> None:
         """Connect to the agent, starting one if need be. Raises Unavailable."""
@@ -135,9 +151,9 @@ class LocalExecutor:
                 sock = connect(self.folder, "agent.sock")
             except OSError:
                 self._revive()
-                trouble = f"the agent in {self.folder} does not listen{self._last_words()}"
+                trouble = f"the {self.WHAT} in {self.folder} does not listen{self._last_words()}"
             else:
-                _, link = await asyncio.get_running_loop().create_unix_connection(lambda: _Link(self), sock=sock)
+                _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(self), sock=sock)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ANSWER_PATIENCE):
                         await link.settled.wait()
@@ -149,7 +165,7 @@ class LocalExecutor:
                 if link.trouble is not None:
                     raise Unavailable(link.trouble)
                 # The socket of an agent that has just died may still be held by a child that it was about to start.
-                trouble = f"the agent in {self.folder} takes the connection, but says nothing"
+                trouble = f"the {self.WHAT} in {self.folder} takes the connection, but says nothing"
             if time.monotonic() > until:
                 raise Unavailable(trouble)
             await asyncio.sleep(_STEP)
@@ -163,11 +179,13 @@ class LocalExecutor:
             self._agent = None
             # 0: it was told to end. 3: another agent holds the folder, and is about to listen or to end.
             if code > 0 and code != 3:
-                raise Unavailable(f"no agent can be started in {self.folder} (exit code {code}){self._last_words()}")
+                raise Unavailable(
+                    f"no {self.WHAT} can be started in {self.folder} (exit code {code}){self._last_words()}"
+                )
         try:
-            self._agent = start_agent(self.folder, self._idle_exit, self._pass_env)
+            self._agent = start_agent(self.folder, self._idle_exit, self._pass_env, self.MODULE)
         except OSError as problem:
-            raise Unavailable(f"can't start an agent in {self.folder}: {problem}") from None
+            raise Unavailable(f"can't start the {self.WHAT} in {self.folder}: {problem}") from None
 
     def _last_words(self) -> str:
         try:
@@ -203,16 +221,18 @@ class LocalExecutor:
             return self._frames(messages[:half]) + self._frames(messages[half:])
         if isinstance(message := messages[0], wire.Launch):
             reason = f"the command and its environment take {len(frame)} bytes: put the data into a file"
-            self._on_reports([wire.Exited(0, message.run, 0, time.time(), None, None, reason=reason)])
+            self.reported([wire.Exited(0, message.run, 0, time.time(), None, None, reason=reason)])
         return []
 
-    def connected(self, link: _Link) -> None:
+    def connected(self, link: Link) -> None:
         self._link = link
 
     def greeted(self, hello: wire.Hello) -> Synced:
         self._node = self._name or hello.hostname
-        node = Node(name=self._node, cores=hello.cores, gpus=self._gpus, memory=hello.memory)
-        return Synced(node=node, boot_id=hello.boot_id, live=frozenset(hello.live))
+        return Synced(node=self._describe(hello), boot_id=hello.boot_id, live=frozenset(hello.live))
+
+    def _describe(self, hello: wire.Hello) -> Node:
+        return Node(name=self._node or "", cores=hello.cores, gpus=self._gpus, memory=hello.memory)
 
     def reported(self, reports: list[Report]) -> None:
         self._on_reports(reports)
@@ -221,7 +241,7 @@ class LocalExecutor:
         self._on_synced(synced)
 
 
-class _Link(asyncio.Protocol):
+class Link(asyncio.Protocol):
     """One connection to the agent."""
 
     def __init__(self, owner: LocalExecutor) -> None:
@@ -232,6 +252,8 @@ class _Link(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.dropped = False
         """We have ended it: nothing that still arrives counts."""
+        self.farewell = False
+        """The agent has ended as it should."""
         self.trouble: str | None = None
         self._owner = owner
         self._frames = wire.Frames()
@@ -278,8 +300,8 @@ class _Link(asyncio.Protocol):
                 if message.protocol != wire.PROTOCOL:
                     self.settled.set()
                     self.trouble = (
-                        f"the agent (pid {message.pid}) is of another version: it speaks protocol {message.protocol}, "
-                        f"this server {wire.PROTOCOL}. End it with `runyard agent stop --kill`"
+                        f"the {self._owner.WHAT} (pid {message.pid}) is of another version: it speaks protocol "
+                        f"{message.protocol}, this server {wire.PROTOCOL}. {self._owner.REMEDY}"
                     )
                     self.drop()
                     return
@@ -290,7 +312,7 @@ class _Link(asyncio.Protocol):
                 if self._old == 0:
                     self._sync()
             elif message.refused is None:
-                log.warning("the agent is ending")
+                self.farewell = True
         if reports:
             self._owner.reported(reports)
 
@@ -395,8 +417,11 @@ def connect(folder: Path, name: str) -> socket.socket:
         os.close(fd)
 
 
-def start_agent(folder: Path, idle_exit: float = 60.0, pass_env: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start an agent that outlives this process and has nothing of it but the path and the locale. Raises OSError."""
+def start_agent(
+    folder: Path, idle_exit: float = 60.0, pass_env: Sequence[str] = (), module: str = LocalExecutor.MODULE
+) -> subprocess.Popen[bytes]:
+    """Start an agent (or what speaks like one: `module`) that outlives this process and has nothing of it but the path
+    and the locale. Raises OSError."""
     import runyard
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -405,7 +430,7 @@ def start_agent(folder: Path, idle_exit: float = 60.0, pass_env: Sequence[str] =
     # The agent must find this very package, installed or not; its children do not get this variable.
     paths = [str(Path(runyard.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-m", "runyard.agent", "--dir", str(folder.absolute()), f"--idle-exit={idle_exit:g}"]
+    command = [sys.executable, "-m", module, "--dir", str(folder.absolute()), f"--idle-exit={idle_exit:g}"]
     with open(folder / "agent.log", "ab", opener=_private) as errors:
         return subprocess.Popen(
             [*command, *(f"--pass-env={name}" for name in pass_env)],

@@ -84,6 +84,8 @@ def _hook(table: dict[str, Any], where: str) -> Hook:
     except msgspec.ValidationError as error:
         # msgspec names the field and both types, not the value.
         raise ConfigError(f"{where}: {error}") from None
+    if table.get("secret") == "" or table.get("secret_file") == "":
+        raise ConfigError(f"{where}: the secret is empty: leave it out if deliveries shall not be signed")
     _check(hook, where)
     return hook
 
@@ -118,7 +120,13 @@ def _check(hook: Hook, where: str) -> None:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and url.isprintable()
+            and " " not in url
+        )
     except ValueError:
         return False
 

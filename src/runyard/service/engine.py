@@ -82,6 +82,8 @@ class Engine:
         self.ids = JobIds(after=store.last_job_id())
         #: By origin: what a front door adds to the environment of each of its jobs' runs.
         self.environments: dict[str, Callable[[JobRecord, RunKey], dict[str, str]]] = {}
+        #: Runs with a bound to their output that have ended: for who sees to the bound.
+        self.bounded_ends: list[tuple[RunKey, int]] = []
         #: Held while ended jobs are brought back or removed: the two must not cross.
         self.archive = asyncio.Lock()
         self._reactor = Reactor(self.policy, seq=store.last_seq())
@@ -359,6 +361,12 @@ class Engine:
                 launches.setdefault(command.shares[0].node, []).append(self._launch(command))
             elif isinstance(command, StopRun | SignalRun):
                 stops.append(command)
+            elif isinstance(command, SaveRun):
+                record = self.record(command.job)
+                most = record.spec.output.max_size if record is not None else None
+                if most is not None and command.replica.ended_at is not None:
+                    run = RunKey(command.job, command.index, command.replica.attempt)
+                    self.bounded_ends.append((run, most))
             elif isinstance(command, Forget):
                 self._leaving.pop(command.record.id, None)
                 for future in self._endings.pop(command.record.id, ()):

@@ -25,6 +25,12 @@ class Metrics:
         )
         self._events = Counter("runyard_events", "Events appended", registry=self.registry)
         self._launches = Counter("runyard_launches", "Runs handed to executors", registry=self.registry)
+        self._hooks = Counter(
+            "runyard_hook_deliveries",
+            "Deliveries of hooks: delivered, retried (attempts), given_up, expired (gaps)",
+            ["hook", "outcome"],
+            registry=self.registry,
+        )
         self._jobs = Gauge("runyard_jobs", "Jobs in the store by state", ["state"], registry=self.registry)
         self._live = Gauge("runyard_live_jobs", "Jobs in the engine's memory", registry=self.registry)
         self._nodes = Gauge("runyard_node_up", "1 if the node's agent can be reached", ["node"], registry=self.registry)
@@ -33,6 +39,9 @@ class Metrics:
     def committed(self, events: int, seconds: float) -> None:
         self._commits.observe(seconds)
         self._events.inc(events)
+
+    def hook(self, name: str, outcome: str) -> None:
+        self._hooks.labels(name, outcome).inc()
 
     def launched(self, count: int) -> None:
         if count:

@@ -13,7 +13,7 @@ from runyard.model.errors import NotFound
 from runyard.model.ids import RunKey
 from runyard.model.state import ACTIVE
 from runyard.service.engine import Engine
-from runyard.store.output import Stream
+from runyard.store.output import OutputFiles, Stream
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class OutputReader:
         return self._files.tail(place.run, place.stream, lines)
 
     async def read(self, place: Place, upto: int | None) -> AsyncIterator[bytes]:
-        """What is there, up to the offset `upto`."""
-        place.offset = max(place.offset, self.start(place))
+        """What is there, up to the offset `upto`. What is given up meanwhile reads as NUL bytes: lengths stay true."""
         while upto is None or place.offset < upto:
             limit = CHUNK if upto is None else min(CHUNK, upto - place.offset)
             piece = await asyncio.to_thread(self._files.read, place.run, place.stream, place.offset, limit)
@@ -77,6 +76,7 @@ class OutputReader:
     async def search(self, place: Place, text: bytes) -> AsyncIterator[bytes]:
         """The lines that contain `text`, as they stand; only what is there now. Lines longer than `CHUNK` are cut."""
         rest = b""
+        place.offset = max(place.offset, self.start(place))
         async for piece in self.read(place, self.size(place)):
             *lines, rest = (rest + piece).split(b"\n")
             found = [line + b"\n" for line in lines if text in line]
@@ -96,6 +96,7 @@ class OutputReader:
             # Asked before the read: what an ended run has written is all there.
             over = self._over(place.run)
             grew = False
+            place.offset = max(place.offset, self.start(place))
             async for piece in self.read(place, None):
                 grew = True
                 yield piece
@@ -136,22 +137,33 @@ class OutputReader:
 
 
 async def trim_outputs(engine: Engine, interval: float = TRIM_INTERVAL) -> None:
-    """Keeps the output of live runs below their `output.max_size`, for ever."""
+    """Keeps the output of runs below their `output.max_size`, for ever: while they are up, and once after their end."""
     unable: set[int] = set()
     while True:
         await asyncio.sleep(interval)
-        bounded = [
+        bounded, engine.bounded_ends = engine.bounded_ends, []
+        bounded += [
             (RunKey(record.id, index, replica.attempt), record.spec.output.max_size)
             for record in engine.reactor.jobs.values()
             if record.spec.output.max_size is not None
             for index, replica in enumerate(record.replicas)
             if replica.state in ACTIVE
         ]
-        for run, keep in bounded:
-            for stream in Stream:
-                try:
-                    await asyncio.to_thread(engine.output.trim, run, stream, keep)
-                except OSError as error:
-                    if run.job not in unable:
-                        unable.add(run.job)
-                        log.warning("the output of job %s can't be kept below its max_size: %s", run.job, error)
+        if not bounded:
+            continue
+        for job, error in (await asyncio.to_thread(_trim, engine.output, bounded)).items():
+            if job not in unable:
+                unable.add(job)
+                log.warning("the output of job %s can't be kept below its max_size: %s", job, error)
+
+
+def _trim(files: OutputFiles, bounded: list[tuple[RunKey, int]]) -> dict[int, OSError]:
+    """Returns the jobs with which that failed."""
+    failed: dict[int, OSError] = {}
+    for run, keep in bounded:
+        for stream in Stream:
+            try:
+                files.trim(run, stream, keep)
+            except OSError as error:
+                failed[run.job] = error
+    return failed

@@ -216,8 +216,8 @@ class Service:
         self._must_live(record)
         return await self._act(Cancel(job=record.id), record.id)
 
-    async def restart(self, record: JobRecord) -> JobDoc:
-        """Stops what runs, and starts anew; an ended job is brought back."""
+    async def restart(self, record: JobRecord, idle: tuple[str, ...] | None = None) -> JobDoc:
+        """Stops what runs, and starts anew; an ended job is brought back. `idle`: see `core.inputs.Amend`."""
         engine = self.engine
         async with engine.archive:
             stored = None if record.id in engine.reactor.jobs else engine.store.job(record.id)
@@ -227,7 +227,7 @@ class Service:
                 stored = engine.store.job(record.id)
                 if stored is None:
                     raise NotFound(f"there is no job {record.id}")
-            return await self._act(RestartJob(job=record.id, record=stored), record.id)
+            return await self._act(RestartJob(job=record.id, record=stored, idle=idle), record.id)
 
     async def signal(self, record: JobRecord, number: int) -> JobDoc:
         """Raises Conflict if nothing of the job is running."""

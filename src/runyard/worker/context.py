@@ -7,7 +7,6 @@ import builtins
 import importlib
 import importlib.util
 import inspect
-import json
 import logging
 import os
 import signal
@@ -17,7 +16,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, TextIO
+from typing import Any
+
+from runyard.worker.evaldata import eval_data, parse
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 #: Frames of these, at the outer end of a traceback, say nothing about the user's code.
@@ -27,7 +28,7 @@ _OURS = (_HERE, os.path.dirname(os.path.abspath(asyncio.__file__)), "<frozen imp
 class Context:
     """A run, as its own code sees it: the parameter `ctx` of the target."""
 
-    def __init__(self, env: Mapping[str, str], args: list[str], cwd: str, stderr: TextIO, stop: Callable[[], Any]) -> None:
+    def __init__(self, env: Mapping[str, str], args: list[str], cwd: str, stderr: Any, stop: Callable[[], Any]) -> None:
         """`stop` makes the event of `ctx.stop`, on the first look."""
         self.env = dict(env)
         """The run's variables. In a shared process `os.environ` has none of them."""
@@ -37,9 +38,7 @@ class Context:
         """The run's folder. In a shared process it is not the current folder."""
         self.eval_data = eval_data(env)
         """JSON text: `conf` and `alias`."""
-        data = json.loads(self.eval_data)
-        self.conf: dict[str, Any] = data.get("conf") or {}
-        self.alias: str = data.get("alias") or _alias(env)
+        self.conf, self.alias = parse(self.eval_data, env)
         self.log = logging.Logger(self.alias, logging.DEBUG)
         """Writes into the run's stderr file."""
         handler = logging.StreamHandler(stderr)
@@ -59,27 +58,6 @@ class Context:
     @property
     def looks_at_stop(self) -> bool:
         return self._stop is not None
-
-
-def eval_data(env: Mapping[str, str]) -> str:
-    """The run's `EVAL_DATA`, or one that says what there is to say."""
-    given = env.get("EVAL_DATA")
-    return given if given is not None else json.dumps({"conf": {}, "alias": _alias(env)})
-
-
-def check_eval_data(env: Mapping[str, str]) -> str | None:
-    """What is wrong with the run's `EVAL_DATA`."""
-    try:
-        data = json.loads(eval_data(env))
-    except ValueError as error:
-        return f"EVAL_DATA is not JSON: {error}"
-    if not isinstance(data, dict) or not isinstance(data.get("conf") or {}, dict):
-        return "EVAL_DATA must be a JSON object, and its `conf` too"
-    return None
-
-
-def _alias(env: Mapping[str, str]) -> str:
-    return f"{env.get('RUNYARD_JOB_NAME') or env.get('RUNYARD_JOB_ID', 'run')}:{env.get('RUNYARD_REPLICA', '0')}"
 
 
 def thread_stop() -> threading.Event:

@@ -12,7 +12,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from runyard.worker.context import Context, call, eval_data, load, run_script, thread_stop, trimmed
+from runyard.worker.context import Context, call, load, run_script, thread_stop, trimmed
+from runyard.worker.evaldata import eval_data
 from runyard.worker.target import NoTarget, find
 
 
@@ -37,13 +38,16 @@ def main(words: list[str]) -> None:
         return
     name = os.path.basename(target.path).removesuffix(".py")
     module = load(target.path, f"{target.package}.{name}" if target.package else name, target.package, data)
-    stop: Any = asyncio.Event if target.coroutine else thread_stop
-    context = Context(os.environ, args, os.getcwd(), sys.stderr, stop)
+    context = Context(os.environ, args, os.getcwd(), sys.stderr, _stop)
     result = call(module, target.function, context)
     if inspect.isawaitable(result) and not asyncio.run(_attend(result, context, int(number), float(grace))):
         # To whoever waits for this process it ended by the signal that it was told to end by.
         signal.signal(int(number), signal.SIG_DFL)
         os.kill(os.getpid(), int(number))
+
+
+def _stop() -> Any:
+    return asyncio.Event() if asyncio._get_running_loop() is not None else thread_stop()
 
 
 async def _attend(result: Any, context: Context, number: int, grace: float) -> bool:

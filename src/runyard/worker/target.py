@@ -82,7 +82,7 @@ def _module(name: str, search: tuple[str, ...]) -> tuple[str, str]:
     importlib.invalidate_caches()
     if len(sys.path_importer_cache) > 1000:
         sys.path_importer_cache.clear()
-    *parents, last = name.split(".")
+    parents = name.split(".")[:-1]
     places: Iterable[str] = [*search, *(path for path in sys.path if path)]
     package = ""
     for part in parents:
@@ -128,7 +128,7 @@ def _source(path: str, text: str) -> _Source:
     except SyntaxError as error:
         raise NoTarget(f"{path}, line {error.lineno or '?'}: {type(error).__name__}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise NoTarget(f"{path} can't be read as Python: {error or type(error).__name__}") from None
+        raise NoTarget(f"{path} can't be read as Python: {type(error).__name__}: {error}") from None
     if len(_read) > 1000:
         _read.clear()
     _read[path] = stamp, source

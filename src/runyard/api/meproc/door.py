@@ -19,10 +19,10 @@ from litestar.exceptions import HTTPException
 from runyard.api.context import AnyRequest, Context
 from runyard.api.meproc.registry import DOOR, Entry, Registry
 from runyard.api.meproc.task import (
+    CONF,
     EXISTS,
     NAME_REQUIRED,
     NOT_EXISTS,
-    SCRIPTS,
     START_FAILED,
     Refusal,
     Task,
@@ -30,8 +30,8 @@ from runyard.api.meproc.task import (
     read_task,
 )
 from runyard.config import Meproc
-from runyard.core.inputs import Cancel, Tick
-from runyard.core.record import JobRecord
+from runyard.core.inputs import Amend, Cancel, Tick
+from runyard.core.record import Intent, JobRecord
 from runyard.model.errors import NotFound, RunyardError
 from runyard.model.ids import RunKey
 from runyard.model.job import JobDoc
@@ -75,7 +75,11 @@ class MeprocDoor:
         async def output(request: AnyRequest) -> Response[bytes]:
             return await self._answer(request, self._output)
 
-        return Router(path="/", route_handlers=[proc, output])
+        @route(["/proc/{rest:path}", "/Proc/{rest:path}"], http_method=_METHODS, include_in_schema=False)
+        async def unknown(request: AnyRequest) -> Response[bytes]:
+            return await self._answer(request, _unknown)
+
+        return Router(path="/", route_handlers=[proc, output, unknown])
 
     async def _answer(self, request: AnyRequest, act: Callable[[AnyRequest], Awaitable[bytes]]) -> Response[bytes]:
         status = 200
@@ -126,14 +130,18 @@ class MeprocDoor:
         roster = self._engine.reactor.roster
         earlier = [roster.jobs[job] for job in roster.names.get(task.name, ())]
         # What is being stopped has given its name back; its successor waits until it is gone.
-        taken = [record for record in earlier if record.intent != "cancel"]
+        taken = [record for record in earlier if record.intent is not Intent.CANCEL]
         if task.name in self._registry or task.name in self._starting or taken:
             raise Refusal(403, EXISTS)
-        self._check_deadlock(task.name, task.deps)
-        waits_for = [name for name in self._registry.closure(task.deps) if name != task.name]
-        waits_for += [str(record.id) for record in earlier]
-        spec = job_of(task, self._settings, waits_for, self._script_dir, shutil.which("melang"))
-        spec = msgspec.structs.replace(spec, env=_variables(task))
+        if task.cron is not None and len(task.cron.split()) > 5:
+            log.warning("task %r: only the first five fields of cron %r count", task.name, task.cron)
+        await self._submit(task, [record.id for record in earlier])
+
+    async def _submit(self, task: Task, predecessors: list[int]) -> None:
+        """Makes the task a job, which starts when the predecessors have ended. Raises Refusal."""
+        self._check_deadlock(task)
+        idle = self._registry.closure(task)
+        spec = job_of(task, self._settings, self._script_dir, shutil.which("melang"), idle, predecessors)
         self._starting.add(task.name)
         try:
             outcome = await self._context.service.submit(
@@ -148,59 +156,72 @@ class MeprocDoor:
             self._registry.add(Entry(task, int(outcome.id)))
         finally:
             self._starting.discard(task.name)
+        if task.deps:
+            self._tell_dependants(task.name)
+
+    def _tell_dependants(self, name: str, without: str | None = None) -> None:
+        """What other tasks wait for may be more now, or less: they depend on the task `name`."""
+        for entry in self._registry.dependants(name):
+            if entry.job in self._engine.reactor.jobs:
+                self._engine.put(Amend(job=entry.job, idle=self._registry.closure(entry.task, without)))
 
     def _keep(self, batch: Batch, task: Task, outcome: JobDoc | RunyardError) -> None:
         if isinstance(outcome, JobDoc):
             self._registry.save(Entry(task, int(outcome.id)), batch)
 
-    def _check_deadlock(self, name: str, deps: list[str]) -> None:
-        circle = self._registry.deadlock(name, deps)
+    def _check_deadlock(self, task: Task) -> None:
+        circle = self._registry.deadlock(task)
         if circle is not None:
             raise Refusal(400, f"Deadlock: the tasks would wait for each other: {' -> '.join(circle)}")
 
     async def _restart(self, name: str) -> None:
-        record = await self._find(name)
-        entry = self._registry.get(name)
-        if entry is not None:
+        entry, record = self._find(name)
+        if entry is None:
+            assert record is not None
+            await self._context.service.restart(record)
+        elif record is None:
+            await self._submit(entry.task, [])
+        else:
             if name in entry.task.deps and record.active:
                 raise Refusal(400, f"Deadlock: the tasks would wait for each other: {name} -> {name}")
-            self._check_deadlock(name, [dep for dep in entry.task.deps if dep != name])
-        await self._context.service.restart(record)
+            self._check_deadlock(entry.task)
+            await self._context.service.restart(record, self._registry.closure(entry.task))
 
     async def _delete(self, name: str) -> None:
-        record = await self._find(name)
-        entry = self._registry.get(name)
+        entry, record = self._find(name)
 
         def finish(batch: Batch) -> None:
             if entry is not None:
                 self._registry.unsave(name, batch)
 
-        live = record.id in self._engine.reactor.jobs
+        if entry is not None and entry.task.deps:
+            self._tell_dependants(name, without=name)
+        live = record is not None and record.id in self._engine.reactor.jobs
         try:
-            await self._engine.ask(Cancel(job=record.id) if live else Tick(), finish)
+            await self._engine.ask(Cancel(job=record.id) if record is not None and live else Tick(), finish)
         except NotFound:
             # It has ended in this very moment.
             await self._engine.ask(Tick(), finish)
         if entry is not None:
             self._registry.remove(entry)
 
-    async def _find(self, name: str) -> JobRecord:
-        """The job of that task. Raises Refusal."""
+    def _find(self, name: str) -> tuple[Entry | None, JobRecord | None]:
+        """The task and its job, one of which may be missing: a job of another door has no task here, and the job of a
+        task that ended long ago may have been removed. Raises Refusal if there is neither."""
         entry = self._registry.get(name)
-        if entry is None:
-            record = self._engine.reactor.roster.live(name) if name in self._engine.reactor.roster.names else None
-            if record is None or record.intent == "cancel":
-                raise Refusal(403, NOT_EXISTS)
-            return record
-        found = self._engine.record(entry.job) or self._engine.store.job(entry.job)
-        if found is None:
+        if entry is not None:
+            return entry, self._engine.record(entry.job) or self._engine.store.job(entry.job)
+        roster = self._engine.reactor.roster
+        record = roster.live(name) if name in roster.names else None
+        if record is None or record.intent is Intent.CANCEL:
             raise Refusal(403, NOT_EXISTS)
-        return found
+        return None, record
 
     # Output -------------------------------------------------------------------------------------------------------
 
     async def _output(self, request: AnyRequest) -> bytes:
-        record = await self._find(_needed(self._name(request)))
+        name = _needed(self._name(request))
+        entry, record = self._find(name)
         given = arguments(request)
         tail = given.get("tail", str(OUTPUT_CAP))
         if not (tail.isascii() and tail.isdigit()) or len(tail) > 9:
@@ -209,19 +230,24 @@ class MeprocDoor:
             day = datetime.strptime(given["date"], "%Y-%m-%d").date() if "date" in given else datetime.now(UTC).date()
         except ValueError:
             raise Refusal(400, "date must be written YYYY-MM-DD") from None
-        runs, _ = await self._context.service.runs(record, MAX_RUNS, None)
-        wanted: dict[int, list[RunKey]] = {index: [] for index in range(len(record.replicas))}
+        count = len(record.replicas) if record is not None else entry.task.replica if entry is not None else 0
+        wanted: dict[int, list[RunKey | bytes]] = {index: [] for index in range(count)}
+        runs = (await self._context.service.runs(record, MAX_RUNS, None))[0] if record is not None else []
         for run in runs:
             ended = run.ended_at.date() if run.ended_at is not None else None
             begun = run.started_at.date() if run.started_at is not None else ended
-            if begun is None or (begun <= day and (ended is None or ended >= day)):
+            if record is None or (begun is not None and not (begun <= day and (ended is None or ended >= day))):
+                continue
+            if run.started_at is None and run.reason is not None:
+                wanted[run.replica].append(f"{run.reason}\n".encode())
+            else:
                 wanted[run.replica].append(RunKey(record.id, run.replica, run.attempt))
-        name = record.spec.name or str(record.id)
         texts = await asyncio.to_thread(self._collect, wanted, int(tail))
         return envelope(200, "OK", {f"{name}:{index}": text for index, text in texts.items()})
 
-    def _collect(self, wanted: dict[int, list[RunKey]], most: int) -> dict[int, str]:
-        """For each replica the end of its runs' output, oldest first, in base64. `wanted` has the newest first."""
+    def _collect(self, wanted: dict[int, list[RunKey | bytes]], most: int) -> dict[int, str]:
+        """For each replica the end of its runs' output, oldest first, in base64. `wanted` has the newest first; of a
+        run that could not be started, the reason."""
         files = self._engine.output
         texts: dict[int, str] = {}
         for index, runs in wanted.items():
@@ -230,12 +256,19 @@ class MeprocDoor:
             for run in runs:
                 if left <= 0:
                     break
-                start = max(files.start(run, Stream.OUT), files.size(run, Stream.OUT) - left)
-                piece = files.read(run, Stream.OUT, start, left)
+                if isinstance(run, bytes):
+                    piece = run[-left:]
+                else:
+                    start = max(files.start(run, Stream.OUT), files.size(run, Stream.OUT) - left)
+                    piece = files.read(run, Stream.OUT, start, left)
                 left -= len(piece)
                 pieces.append(piece)
             texts[index] = base64.b64encode(b"".join(reversed(pieces))).decode()
         return texts
+
+
+async def _unknown(_: AnyRequest) -> bytes:
+    raise Refusal(404, "Not Found")
 
 
 def arguments(request: AnyRequest) -> dict[str, str]:
@@ -257,22 +290,11 @@ def _needed(name: str | None) -> str:
     return name
 
 
-_CONF = "MEPROC_CONF"
-
-
-def _variables(task: Task) -> dict[str, str]:
-    """The job's variables; what tells replicas apart comes with each launch."""
-    variables = {"MEPROC_NAME": task.name, "MEPROC_REPLICA": str(task.replica)}
-    if task.type in SCRIPTS:
-        variables[_CONF] = msgspec.json.encode(task.given).decode()
-    return variables
-
-
 def environment(record: JobRecord, run: RunKey) -> dict[str, str]:
     """The variables of one replica's run (spec/meproc.md, 14 and 20)."""
     alias = f"{record.spec.name}:{run.replica}"
     given = {"MEPROC_ALIAS": alias, "MEPROC_INDEX": str(run.replica)}
-    conf = record.spec.env.get(_CONF)
+    conf = record.spec.env.get(CONF)
     if conf is not None:
         data = {"conf": msgspec.Raw(conf.encode()), "alias": alias}
         given["EVAL_DATA"] = msgspec.json.encode(data).decode()

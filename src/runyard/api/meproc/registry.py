@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from runyard.api.meproc.task import Task
-from runyard.api.meproc.view import is_held, launched, processes, task_of, task_record
-from runyard.core.record import JobRecord
+from runyard.api.meproc.view import is_held, last_run, launched, processes, task_of, task_record
+from runyard.core.record import Intent, JobRecord
 from runyard.service.engine import Engine
 from runyard.store.batch import Batch
 
@@ -49,6 +49,10 @@ class Registry:
         self._entries: dict[str, Entry] = {
             name: _decoder.decode(body) for name, body in engine.store.door_records(DOOR).items()
         }
+        #: By name, the tasks that name it among their dependencies.
+        self._dependants: dict[str, dict[str, None]] = {}
+        for entry in self._entries.values():
+            self._link(entry)
         self._shown: dict[int, _Shown] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -63,39 +67,51 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         self._entries[entry.task.name] = entry
+        self._link(entry)
+
+    def _link(self, entry: Entry) -> None:
+        for dep in entry.task.deps:
+            self._dependants.setdefault(dep, {})[entry.task.name] = None
 
     def unsave(self, name: str, batch: Batch) -> None:
         """The counterpart of `save`; `remove` follows."""
         batch.keep_for_door(DOOR, name, None)
 
     def remove(self, entry: Entry) -> None:
-        if self._entries.get(entry.task.name) is entry:
-            del self._entries[entry.task.name]
+        name = entry.task.name
+        if self._entries.get(name) is entry:
+            del self._entries[name]
+            for dep in entry.task.deps:
+                if dep in self._dependants:
+                    self._dependants[dep].pop(name, None)
+                    if not self._dependants[dep]:
+                        del self._dependants[dep]
         self._shown.pop(entry.job, None)
 
     # Dependencies -------------------------------------------------------------------------------------------------
 
-    def closure(self, deps: Iterable[str]) -> list[str]:
-        """The names in `deps`, and what those depend on, and so on."""
-        seen: dict[str, None] = {}
-        stack = list(deps)
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen[name] = None
-                entry = self._entries.get(name)
-                if entry is not None:
-                    stack.extend(entry.task.deps)
-        return sorted(seen)
+    def closure(self, task: Task, without: str | None = None) -> tuple[str, ...]:
+        """The task's dependencies, and what those depend on, and so on; as if there were no task `without`."""
 
-    def deadlock(self, name: str, deps: list[str]) -> list[str] | None:
-        """The circle in which task `name`, started now, would wait for itself through tasks that wait; or None.
+        def following(name: str) -> list[str]:
+            entry = self._entries.get(name) if name != without else None
+            return entry.task.deps if entry is not None else []
+
+        return tuple(sorted(_reached(task.deps, following) - {task.name}))
+
+    def dependants(self, name: str) -> list[Entry]:
+        """The tasks in whose closure that name is."""
+        found = _reached([name], lambda other: self._dependants.get(other, ()))
+        return [self._entries[other] for other in sorted(found - {name}) if other in self._entries]
+
+    def deadlock(self, task: Task) -> list[str] | None:
+        """The circle in which the task, started now, would wait for itself through tasks that wait; or None.
 
         A circle that holds nobody at this moment is none: the engine lets such tasks take turns.
         """
-        closure = self.closure(deps)
+        name, deps = task.name, [dep for dep in task.deps if dep != task.name]
         roster = self._engine.reactor.roster
-        live = {other: roster.called(other) for other in closure}
+        live = {other: roster.called(other) for other in self.closure(task)}
         if not any(record.active or is_held(record) for records in live.values() for record in records):
             return None
         paths: list[list[str]] = [[name]]
@@ -122,12 +138,14 @@ class Registry:
         running: list[bytes] = []
         tasks: list[bytes] = []
         for name, shown in self._views(only):
-            tasks.append(_encoder.encode(name) + b":" + shown.record)
+            if shown.record:
+                tasks.append(_encoder.encode(name) + b":" + shown.record)
             if shown.processes:
                 running.append(shown.processes)
         return b'{"code":200,"msg":"OK","data":{"running":[%s],"tasks":{%s}}}' % (b",".join(running), b",".join(tasks))
 
     def _views(self, only: str | None) -> Iterator[tuple[str, _Shown]]:
+        """Each task that is shown; without a record, only its processes are."""
         names = self._entries if only is None else [only] if only in self._entries else []
         stale = [
             entry.job
@@ -144,14 +162,20 @@ class Registry:
             elif record is not None and (record.version != shown.version or shown.ended):
                 self._show(shown, entry.task, record, ended=False)
             yield name, shown
-        # Live jobs of other doors are seen here too: one engine, one job.
+        # Live jobs of other doors are seen here too: one engine, one job. What is being stopped is forgotten already,
+        # but its processes are shown as long as they live.
         roster = self._engine.reactor.roster
         for name in list(roster.names) if only is None else [only]:
-            record = roster.live(name) if name in roster.names and name not in self._entries else None
-            if record is not None:
-                shown = self._view_of(record.id)
+            mine = self._entries.get(name)
+            for job in roster.names.get(name, ()):
+                if mine is not None and mine.job == job:
+                    continue
+                record = roster.jobs[job]
+                shown = self._view_of(job)
                 if record.version != shown.version:
                     self._show(shown, task_of(record), record, ended=False)
+                    if mine is not None or record.intent is Intent.CANCEL:
+                        shown.record = b""
                 yield name, shown
 
     def _view_of(self, job: int) -> _Shown:
@@ -165,7 +189,19 @@ class Registry:
     def _show(self, shown: _Shown, task: Task, record: JobRecord | None, *, ended: bool) -> None:
         shown.version = record.version if record is not None else -1
         shown.ended = ended
-        shown.last_time = launched(record) or shown.last_time
+        shown.last_time = launched(record) or shown.last_time or (last_run(record) if record is not None else 0)
         shown.record = _encoder.encode(task_record(task, record, shown.last_time))
         entries: list[dict[str, Any]] = processes(task, record)
         shown.processes = _encoder.encode(entries)[1:-1] if entries else b""
+
+
+def _reached(names: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
+    """The names, and all that can be reached from them."""
+    seen: set[str] = set()
+    stack = list(names)
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack.extend(following(name))
+    return seen

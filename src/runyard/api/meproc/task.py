@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ TYPES = frozenset({"once", "daemon", "cron", "melang", "coroutine"})
 SCRIPTS = frozenset({"melang", "coroutine"})
 RESERVED = "__coroutine__"
 MAX_NAME = 255
+#: The variable with the client's record, for scripts.
+CONF = "MEPROC_CONF"
 
 _PYTHON = re.compile(r".+\.py(:[A-Za-z_]\w*)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MELANG = re.compile(r".+\.(m|mln)")
@@ -140,8 +143,15 @@ def _integer(given: dict[str, Any], field: str, default: int) -> int:
     return value
 
 
-def job_of(task: Task, settings: Meproc, waits_for: list[str], script_dir: str, melang: str | None) -> JobSpec:
-    """The job that runs the task, idle jobs of the names `waits_for` provided.
+def job_of(
+    task: Task,
+    settings: Meproc,
+    script_dir: str,
+    melang: str | None,
+    idle: Iterable[str] = (),
+    predecessors: Iterable[int] = (),
+) -> JobSpec:
+    """The job that runs the task, once those called `idle` are idle and those with the ids `predecessors` have ended.
 
     `melang` is the path of a Melang interpreter, if there is one. Raises Refusal if the task can't be started at all.
     """
@@ -164,15 +174,20 @@ def job_of(task: Task, settings: Meproc, waits_for: list[str], script_dir: str, 
         user=task.user,
         group=task.group,
         replicas=task.replica,
-        after=[Dependency(job=ref, condition=Condition.IDLE) for ref in waits_for],
         stop=Stop(grace=settings.stop_grace),
         output=Output(merge=True, max_size=settings.output_max),
     )
     try:
-        # The name is checked above, by Meproc's own rules: they allow more than ours.
-        return msgspec.structs.replace(check_spec(spec), name=task.name)
+        check_spec(spec)
     except InvalidInput as error:
         raise Refusal(400, f"{START_FAILED}: {error.detail}") from None
+    # Names are checked by `read_task`, by Meproc's own rules: they allow more than ours.
+    after = [Dependency(job=name, condition=Condition.IDLE) for name in idle]
+    after += [Dependency(job=str(job), condition=Condition.FINISHED) for job in predecessors]
+    env = {"MEPROC_NAME": task.name, "MEPROC_REPLICA": str(task.replica)}
+    if task.type in SCRIPTS:
+        env[CONF] = msgspec.json.encode(task.given).decode()
+    return msgspec.structs.replace(spec, name=task.name, after=after, env=env)
 
 
 def _program(task: Task, script_dir: str, melang: str | None) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def launched(record: JobRecord | None) -> int:
     return int(record.started_at) if record is not None and record.started_at is not None else 0
 
 
+def last_run(record: JobRecord) -> int:
+    """When one of the present or last runs began; 0 if none has. Those of a daemon may be relaunches."""
+    return int(max((replica.started_at or 0.0 for replica in record.replicas), default=0.0))
+
+
 def _requested(record: JobRecord | None) -> int:
     if record is None:
         return 0
