@@ -13,11 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from bench.figure import Figure, table
+from bench.server import prefer
 
 #: In this order: those that leave many files behind come last.
 NAMES = ("idle", "latency", "submit", "launch", "adopt", "million", "crash")
@@ -51,9 +51,7 @@ def main() -> int:
         parser.error(f"there is no benchmark {min(unknown)!r}: name some of {', '.join(NAMES)}")
     options.jobs = options.jobs or (100_000 if options.quick else 1_000_000)
     options.rounds = options.rounds or (20 if options.quick else 200)
-    with suppress(PermissionError):
-        # What else the machine does shall disturb less. Everything that we start inherits it.
-        os.nice(-15)
+    prefer(os.getpid())
     figures: list[Figure] = []
     broken = False
     for name in [name for name in NAMES if not options.names or name in options.names]:

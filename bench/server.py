@@ -16,12 +16,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 BIN = Path(sys.executable).parent
 RUNYARD = str(BIN / "runyard")
+NICE = -15
 
 
 @lru_cache(maxsize=1)
@@ -35,6 +37,17 @@ def root() -> Path:
 def fresh(name: str) -> Path:
     """A new empty folder."""
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root()))
+
+
+def prefer(pid: int) -> None:
+    """Lets other work on this machine disturb a process less; without root, does nothing.
+
+    Linux weighs sessions against each other first (autogroups), and processes only within their session: a nice value
+    alone changes nothing between sessions. What the process starts inherits both, but for a new session.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
 
 
 class BenchServer:
@@ -70,7 +83,9 @@ class BenchServer:
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
                     if answer.status == 200:
-                        return time.perf_counter() - begin
+                        seconds = time.perf_counter() - begin
+                        prefer(self.agent_pid)
+                        return seconds
             except OSError:
                 time.sleep(0.005)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from runyard.core.claim import Policy
@@ -56,9 +58,9 @@ class Rig:
         self.do(Submit(jobs=jobs, known=known or {}))
         return [job.id for job in jobs]
 
-    def job(self, name: str | None = None, known: dict[str, Known] | None = None, **fields: object) -> int:
-        spec = JobSpec(command=["true"], name=name, **fields)  # type: ignore[arg-type]
-        return self.submit(spec, known=known)[0]
+    def job(self, *, known: dict[str, Known] | None = None, **fields: Any) -> int:
+        """Submits one job; `fields` are those of its specification."""
+        return self.submit(JobSpec(command=["true"], **fields), known=known)[0]
 
     def wait(self, seconds: float) -> None:
         """Time passes, and the engine is woken whenever it has asked to be."""

@@ -66,10 +66,10 @@ class Clock:
     def __init__(self) -> None:
         self.now = START
         self.steps = 0
-        self._calls: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._calls: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = 0
 
-    def after(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
+    def after(self, seconds: float, call: Callable[..., object], *arguments: Any) -> None:
         self._count += 1
         heapq.heappush(self._calls, (self.now + max(seconds, 0.0), self._count, call, arguments))
 
@@ -96,13 +96,13 @@ class Link:
         self._rng = rng
         self._latest = {True: 0.0, False: 0.0}
 
-    def send(self, to_agent: bool, call: Callable[..., None], *arguments: Any) -> None:
+    def send(self, to_agent: bool, call: Callable[..., object], *arguments: Any) -> None:
         """Delivers in order, after a delay."""
         now = self._clock.now
         latest = self._latest[to_agent] = max(self._latest[to_agent], now + self._rng.uniform(0.0001, 0.005))
         self._clock.after(latest - now, self._deliver, call, arguments)
 
-    def _deliver(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def _deliver(self, call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         if self.up:
             call(*arguments)
 

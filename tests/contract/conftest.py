@@ -13,6 +13,7 @@ import pytest
 from runyard.executors.local import LocalExecutor, stop_agent
 from runyard.executors.memory import MemoryExecutor, Outcome, Programs
 from runyard.executors.protocol import Executor, Report, Synced
+from runyard.executors.worker import WorkerExecutor
 from runyard.model import wire
 from runyard.model.ids import RunKey
 from tests.agents import AgentProcess, new_run
@@ -58,6 +59,51 @@ class LocalRig:
             while self.agent.output(launch) != "ready\n":
                 assert time.monotonic() < until
                 await asyncio.sleep(0.01)
+
+    def tick(self) -> None:
+        """Real time passes by itself."""
+
+    def close(self) -> None:
+        asyncio.run(stop_agent(self.agent.folder, kill=True))
+        self.agent.close()
+
+
+class WorkerRig:
+    """Its programs are coroutines."""
+
+    PROGRAMS = {
+        "ok": "    pass",
+        "code": "    sys.exit(3)",
+        "brief": "    await asyncio.sleep(0.3)",
+        "long": "    await asyncio.Event().wait()",
+        "stubborn": (
+            "    print('ready')\n"
+            "    while True:\n"
+            "        try:\n"
+            "            await asyncio.sleep(600)\n"
+            "        except asyncio.CancelledError:\n"
+            "            pass"
+        ),
+    }
+
+    def __init__(self, root: Path) -> None:
+        self.agent = AgentProcess(root)
+        self.executor: Executor = WorkerExecutor(self.agent.folder, name="here")
+        for name, body in self.PROGRAMS.items():
+            # A coroutine that has to be killed takes those with it that are from its folder.
+            folder = root / ("apart" if name == "stubborn" else "code")
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}.py").write_text(f"import asyncio, sys\nasync def main():\n{body}\n")
+
+    def launch(self, program: str, run: RunKey | None = None, **options: Any) -> wire.Launch:
+        folder = self.agent.root / ("apart" if program == "stubborn" else "code")
+        return self.agent.launch([f"{program}.py"], run, cwd=str(folder), **options)
+
+    async def settle(self, launch: wire.Launch) -> None:
+        until = time.monotonic() + 20
+        while launch.argv == ["stubborn.py"] and self.agent.output(launch) != "ready\n":
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
 
     def tick(self) -> None:
         """Real time passes by itself."""
@@ -129,13 +175,13 @@ class Log:
         return report
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "worker"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     if request.param == "memory":
         yield MemoryRig()
         return
-    local = LocalRig(tmp_path)
+    real = WorkerRig(tmp_path) if request.param == "worker" else LocalRig(tmp_path)
     try:
-        yield local
+        yield real
     finally:
-        local.close()
+        real.close()

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from runyard.client import Client
+from runyard.model.errors import Conflict
+from runyard.model.state import LIVE
 from tests.system.server import Server
 
 
@@ -44,3 +46,14 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             return server.start()
 
         yield start
+
+
+@pytest.fixture
+def nothing_left_over(server: Server, client: Client) -> Iterator[None]:
+    """A test that fails must not take the cores from the next ones."""
+    before = {job.id for job in client.jobs(state=LIVE)}
+    yield
+    for job in client.jobs(state=LIVE):
+        if job.id not in before and job.labels.get("mark") != "listed":
+            with suppress(Conflict):
+                client.cancel(job.id)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -16,45 +15,13 @@ import msgspec
 import pytest
 
 from runyard.client import Client
-from runyard.model.errors import Conflict
 from runyard.model.ids import f58
 from runyard.model.job import JobDoc
-from runyard.model.state import LIVE
 from tests.helpers import wait_until
+from tests.system.native import JOBS, Json, act, ended, local_node, show, state_of, submit
 from tests.system.server import Server, ask_until
 
-JOBS = "/api/v1/jobs"
-Json = dict[str, Any]
-
-
-def submit(http: httpx2.Client, headers: dict[str, str] | None = None, **spec: Any) -> Json:
-    answer = http.post(JOBS, json=spec, headers=headers or {})
-    assert answer.status_code == 201, answer.text
-    found: Json = answer.json()
-    return found
-
-
-def act(http: httpx2.Client, ref: str, action: str, status: int = 200, **body: Any) -> Json:
-    answer = http.post(f"{JOBS}/{ref}/{action}", json=body)
-    assert answer.status_code == status, answer.text
-    found: Json = answer.json()
-    return found
-
-
-def show(http: httpx2.Client, ref: str) -> Json:
-    found: Json = http.get(f"{JOBS}/{ref}").json()
-    return found
-
-
-def ended(http: httpx2.Client, ref: str, timeout: float = 20) -> Json:
-    found: Json = http.get(f"{JOBS}/{ref}/wait", params={"timeout": timeout}).json()
-    assert found["ended_at"], found
-    return found
-
-
-def state_of(http: httpx2.Client, ref: str, *states: str) -> Json:
-    """The job once it is in one of those states."""
-    return ask_until(lambda: show(http, ref), lambda job: job["state"] in states, what=f"{ref} in {states}")
+pytestmark = pytest.mark.usefixtures("nothing_left_over")
 
 
 @pytest.mark.parametrize(
@@ -93,17 +60,6 @@ def test_every_shape_of_job_runs_to_its_end(http: httpx2.Client, spec: Json, kin
     assert msgspec.convert(done, JobDoc, strict=True).labels == spec.get("labels", {})
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_over(server: Server, client: Client) -> Iterator[None]:
-    """A test that fails must not take the cores from the next ones."""
-    before = {job.id for job in client.jobs(state=LIVE)}
-    yield
-    for job in client.jobs(state=LIVE):
-        if job.id not in before and job.labels.get("mark") != "listed":
-            with suppress(Conflict):
-                client.cancel(job.id)
-
-
 def test_reserved_cores_are_named_and_given_back(http: httpx2.Client) -> None:
     job = submit(
         http,
@@ -114,7 +70,7 @@ def test_reserved_cores_are_named_and_given_back(http: httpx2.Client) -> None:
     done = ended(http, job["id"])
     assert len(done["runs"][0]["cores"]) == 1
     assert http.get(f"{JOBS}/{job['id']}/logs").text.strip() == str(done["runs"][0]["cores"][0])
-    (node,) = http.get("/api/v1/nodes").json()["items"]
+    node = local_node(http)
     assert node["cores"]["free"] == node["cores"]["total"] == sorted(os.sched_getaffinity(0))
 
 
@@ -456,107 +412,13 @@ def test_wait_answers_at_the_end_or_when_time_is_up(http: httpx2.Client) -> None
         assert {future.result()["state"] for future in waiting} == {"cancelled"}
 
 
-# Why --------------------------------------------------------------------------------------------------------------
-
-
-def why(http: httpx2.Client, ref: str) -> Json:
-    answer = http.get(f"{JOBS}/{ref}/why")
-    assert answer.status_code == 200
-    found: Json = answer.json()
-    return found
-
-
-def test_why_held(http: httpx2.Client) -> None:
-    job = submit(http, command=["true"], hold=True)
-    found = why(http, job["id"])
-    assert (found["state"], found["reason"]) == ("pending", "held")
-    assert f"runyard release {job['id']}" in found["summary"] and found["blockers"] == [{"kind": "hold"}]
-    http.patch(f"{JOBS}/{job['id']}", json={"hold": False})
-    ended(http, job["id"])
-    assert why(http, job["id"])["summary"] == "It has succeeded."
-
-
-def test_why_dependency(http: httpx2.Client) -> None:
-    first = submit(http, command=["true"], hold=True, name="why-first")
-    second = submit(http, command=["true"], after=["why-first"])
-    found = why(http, second["id"])
-    assert found["reason"] == "dependency" and "why-first" in found["summary"]
-    (blocker,) = found["blockers"]
-    assert blocker["job"] == first["id"] and blocker["name"] == "why-first" and blocker["condition"] == "succeeded"
-    act(http, first["id"], "cancel")
-    done = ended(http, second["id"])
-    assert done["state"] in ("failed", "cancelled") and "why-first" in done["reason"]
-    assert done["reason"] in why(http, second["id"])["summary"]
-
-
-def test_why_schedule(http: httpx2.Client) -> None:
-    job = submit(http, command=["true"], lifecycle="cron", schedule={"cron": "0 0 1 1 *"})
-    found = why(http, job["id"])
-    assert found["reason"] == "schedule"
-    assert datetime.fromisoformat(found["expected_start"]) == datetime.fromisoformat(job["next_fire_at"])
-    assert job["next_fire_at"][:10].endswith("-01-01")
-    act(http, job["id"], "cancel")
-
-
-def test_why_resources_names_who_holds_them(http: httpx2.Client) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    all_cores = {"cores_per_task": len(cores)}
-    holder = submit(http, command=["sleep", "1000"], name="holder", resources=all_cores, time_limit="1h")
-    state_of(http, holder["id"], "running")
-    low = submit(http, command=["true"], resources={"cores_per_task": 1})
-    high = submit(http, command=["true"], resources={"cores_per_task": 1}, priority=9)
-    found = why(http, low["id"])
-    assert found["reason"] == "resources" and found["position"] == 2 and why(http, high["id"])["position"] == 1
-    (blocker,) = found["blockers"]
-    assert (blocker["job"], blocker["name"]) == (holder["id"], "holder")
-    assert blocker["holds"][0]["cores"] == cores
-    assert datetime.fromisoformat(found["expected_start"]) > datetime.fromisoformat(low["submitted_at"])
-    act(http, holder["id"], "cancel")
-    assert ended(http, low["id"])["state"] == ended(http, high["id"])["state"] == "succeeded"
-
-
-def test_why_a_whole_node_is_not_free_while_a_job_without_reservation_runs(http: httpx2.Client) -> None:
-    small = submit(http, command=["sleep", "1000"], name="small")
-    state_of(http, small["id"], "running")
-    whole = submit(http, command=["true"], resources={"exclusive": True})
-    found = why(http, whole["id"])
-    assert found["reason"] == "resources" and "a whole node" in found["summary"]
-    assert "small" in [blocker["name"] for blocker in found["blockers"]]
-    act(http, whole["id"], "cancel")
-    act(http, small["id"], "cancel")
-
-
-def test_why_more_than_there_is(http: httpx2.Client) -> None:
-    job = submit(http, command=["true"], resources={"cores_per_task": 90_000})
-    done = ended(http, job["id"])
-    assert done["state"] == "failed" and "90000" in done["reason"] and not done["runs"]
-    assert done["reason"] in why(http, job["id"])["summary"]
-
-
-def test_why_backoff(http: httpx2.Client) -> None:
-    job = submit(
-        http, command=["false"], lifecycle="service", restart={"policy": "always", "delay": "1h", "max_delay": "1h"}
-    )
-    wait_until(lambda: show(http, job["id"])["reason"] == "backoff", 20, "the back-off")
-    found = why(http, job["id"])
-    assert found["state"] == "pending" and "exit code 1" in found["summary"] and found["expected_start"]
-    act(http, job["id"], "cancel")
-
-
-def test_why_running(http: httpx2.Client) -> None:
-    job = submit(http, command=["sleep", "1000"], replicas=2)
-    state_of(http, job["id"], "running")
-    wait_until(lambda: "2 of 2 replicas are running" in why(http, job["id"])["summary"], 20)
-    act(http, job["id"], "cancel")
-
-
 # The rest of the door ---------------------------------------------------------------------------------------------
 
 
 def test_nodes_say_what_is_free(http: httpx2.Client) -> None:
     job = submit(http, command=["sleep", "1000"], resources={"cores_per_task": 1, "memory": "64M"})
     state_of(http, job["id"], "running")
-    (node,) = http.get("/api/v1/nodes").json()["items"]
+    node = local_node(http)
     cores = sorted(os.sched_getaffinity(0))
     assert (node["state"], node["executor"], node["cores"]["total"]) == ("up", "local", cores)
     taken = show(http, job["id"])["runs"][0]["cores"]
@@ -625,3 +487,15 @@ def test_without_an_agent_the_server_is_not_ready_and_gets_it_back(serve: Callab
         assert adopted.state == "running" and adopted.runs[0].pid == pid and adopted.runs[0].attempt == 1
         client.cancel(job.id)
         assert client.wait(job.id, 20).state == "cancelled"
+
+
+def test_an_order_that_crosses_the_end_of_its_job_is_a_conflict(server: Server, http: httpx2.Client) -> None:
+    def cancel(ref: str) -> int:
+        with server.http() as own:
+            return own.post(f"{JOBS}/{ref}/cancel").status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = [submit(http, command=["true"])["id"] for _ in range(60)]
+        codes = list(pool.map(cancel, ids))
+    assert set(codes) <= {200, 409}
+    assert {ended(http, job)["state"] for job in ids} <= {"succeeded", "cancelled"}

@@ -199,10 +199,12 @@ def test_a_follower_of_a_service_goes_on_with_the_next_attempt(http: httpx2.Clie
         script="echo attempt $RUNYARD_ATTEMPT; [ $RUNYARD_ATTEMPT -ge 3 ] && exec sleep 1000; exit 1",
         lifecycle="service",
         restart={"policy": "always", "delay": 0},
+        hold=True,
     )
     seen = b""
     with http.stream("GET", path(job), params={"follow": "true"}) as answer:
         pieces = answer.iter_raw()
+        client.amend(job.id, hold=False)
         while b"attempt 3\n" not in seen:
             seen += next(pieces)
         client.cancel(job.id)

@@ -268,8 +268,9 @@ def test_the_legacy_verbs(door: Door) -> None:
     ("name", "query"),
     [
         ("a b", "a%20b"), ("a b", "a+b"), ("100%", "100%25"), ("a&b=c", "a%26b%3Dc"), ("tâche", "t%C3%A2che"),
-        ("作業", "%E4%BD%9C%E6%A5%AD"), ("a:b", "a:b"), ("../../etc", "../../etc"), ("a/b", "a%2Fb"), ('q"uote', "q%22uote"),
-        ("'; rm -rf x", "%27;%20rm%20-rf%20x"), (" around ", "%20around%20"), ("12345", "12345"), (".h", ".h"),
+        ("作業", "%E4%BD%9C%E6%A5%AD"), ("a:b", "a:b"), ("../../etc", "../../etc"), ("a/b", "a%2Fb"),
+        ("'; rm -rf x", "%27;%20rm%20-rf%20x"), (" around ", "%20around%20"), ("123", "123"),
+        ('q"uote', "q%22uote"), (".hidden", ".hidden"),
         # No such name when decoded, but so when not.
         ("a+b", "a+b"), ("a%20c", "a%20c"),
     ],

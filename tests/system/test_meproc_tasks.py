@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ def test_put_starts_what_has_ended_and_its_output_goes_on(door: Door) -> None:
 TREE = """
 trap '' TERM
 sh -c "trap '' TERM; echo \\$\\$ > $0/child; while :; do sleep 0.1; done" &
-setsid sh -c "trap '' TERM; (echo \\$\\$ > $0/escaped; while :; do sleep 0.1; done) & exit" &
+setsid sh -c "trap '' TERM; sh $0/daemon.sh & exit" &
 setsid -f sleep 600
 echo $$ > $0/leader
 while :; do sleep 0.1; done
@@ -157,13 +158,19 @@ while :; do sleep 0.1; done
 def test_a_stop_reaches_the_whole_tree(door: Door, tmp_path: Path, how: str) -> None:
     script = tmp_path / "tree.sh"
     script.write_text(TREE.replace("$0", str(tmp_path)))
+    (tmp_path / "daemon.sh").write_text(f"trap '' TERM; echo $$ > {tmp_path}/escaped; while :; do sleep 0.1; done")
     door.start("t", f"exec sh {script}")
     (pid,) = door.until_up("t")
-    names = ("leader", "child", "escaped")
-    wait_until(lambda: all((tmp_path / name).exists() for name in names), 10, "the whole tree")
+
+    def noted() -> list[int]:
+        paths = [tmp_path / name for name in ("leader", "child", "escaped")]
+        return [int(text) for path in paths if path.exists() and (text := path.read_text().strip())]
+
+    wait_until(lambda: len(noted()) == 3, 10, "the whole tree")
+    # Those three, the one below `setsid -f`, and what sleeps for a moment.
     wait_until(lambda: len(door.server.processes()) >= 4)
-    before = door.server.processes()
-    assert all(alive(int((tmp_path / name).read_text())) for name in names)
+    before = [*door.server.processes(), *noted()]
+    assert all(map(alive, noted()))
     if how == "delete":
         assert door.delete("t") == OK
         wait_until(lambda: not door.server.processes(), 20, "the end of the tree")
@@ -174,7 +181,7 @@ def test_a_stop_reaches_the_whole_tree(door: Door, tmp_path: Path, how: str) -> 
 
 
 def test_what_handles_sigterm_ends_by_itself(door: Door) -> None:
-    door.start("t", "trap 'echo bye; exit' TERM; echo up; while :; do sleep 0.02; done")
+    door.start("t", "trap 'echo bye; exit' TERM; exec 2> /dev/null; echo up; while :; do sleep 0.02; done")
     door.until_written("t", b"up")
     (pid,) = door.until_up("t")
     job = door.server.get("/api/v1/jobs/t").json()["id"]
@@ -226,7 +233,7 @@ def test_a_daemon_is_launched_again_after_its_interval_and_its_times_stay(door: 
     task = door.until("d", lambda task: task["last_time"])
     wait_until(lambda: len(times.read_text().split()) >= 3, 20)
     moments = [float(line) for line in times.read_text().split()]
-    assert all(1.0 <= after - before < 3.0 for before, after in zip(moments, moments[1:], strict=False))
+    assert all(1.0 <= after - before < 3.0 for before, after in pairwise(moments))
     again = door.task("d")
     assert again == task and state(again) == (False, 1), "in the pause too it counts as running"
 
@@ -268,7 +275,7 @@ def test_the_interval_in_milliseconds(tmp_path: Path) -> None:
         door.start("default", "sleep 60", "daemon")
         wait_until(lambda: times.exists() and len(times.read_text().split()) >= 4, 20)
         moments = [float(line) for line in times.read_text().split()]
-        assert all(0.3 <= after - before < 2.5 for before, after in zip(moments, moments[1:], strict=False))
+        assert all(0.3 <= after - before < 2.5 for before, after in pairwise(moments))
         assert (door.task("d")["interval"], door.task("default")["interval"]) == (300, 3000)
         door.clear()
 
@@ -353,7 +360,7 @@ def account() -> Iterator[pwd.struct_passwd]:
         subprocess.run(["groupdel", group], check=True)
 
 
-WHO = 'id -u; id -g; echo $(id -G); echo "$HOME $USER $LOGNAME $SHELL"; echo through > /dev/stdout'
+WHO = 'id -u; id -g; echo $(id -G); echo "$HOME $USER $LOGNAME $SHELL"; echo through >> /dev/stdout'
 
 
 @ROOT

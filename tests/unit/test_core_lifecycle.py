@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,7 @@ def test_cancelling_what_runs_sends_its_own_signal_and_grace_and_waits_for_the_e
 
 
 @pytest.mark.parametrize("fields", [{"hold": True}, {"resources": Resources(cores_per_task=4)}])
-def test_cancelling_what_waits_ends_it_at_once(fields: dict[str, object]) -> None:
+def test_cancelling_what_waits_ends_it_at_once(fields: dict[str, Any]) -> None:
     rig = Rig()
     rig.job(resources=Resources(cores_per_task=1))
     job = rig.job(**fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,8 +37,8 @@ class Bench:
         self.records: dict[int, JobRecord] = {}
         self.now = NOW
 
-    def add(self, limit: float | None = 100.0, priority: int = 0, **need: object) -> int:
-        spec = JobSpec(command=["x"], resources=Resources(**need), time_limit=limit, priority=priority)  # type: ignore[arg-type]
+    def add(self, limit: float | None = 100.0, priority: int = 0, **need: Any) -> int:
+        spec = JobSpec(command=["x"], resources=Resources(**need), time_limit=limit, priority=priority)
         job = len(self.records) + 1
         record = JobRecord(
             id=job,
@@ -244,7 +245,7 @@ def test_a_node_that_comes_back_smaller_keeps_what_runs() -> None:
         ({"cores_per_task": 4}, None),
     ],
 )
-def test_what_can_never_fit_is_told(need: dict[str, int], why: str | None) -> None:
+def test_what_can_never_fit_is_told(need: dict[str, Any], why: str | None) -> None:
     bench = Bench(node("a", 4), node("b", 2, 2))
     spec = JobSpec(command=["x"], resources=Resources(**need))
     assert bench.scheduler.pool.impossible(claim_of(spec, Policy())) == why
@@ -299,8 +300,6 @@ def test_a_queue_of_many_takes_linear_time() -> None:
 
 
 # The reference ------------------------------------------------------------------------------------------------------
-
-Amount = tuple[int, int, int, int]
 
 
 class Reference:
@@ -364,14 +363,14 @@ wishes = st.lists(
 @settings(max_examples=250, deadline=None, derandomize=True, database=None)
 @given(nodes=small_nodes, jobs=wishes, early=st.lists(st.integers(0, 8), max_size=6))
 def test_no_start_is_missed_and_none_delays_a_reservation(
-    nodes: list[Node], jobs: list[tuple[float, int, dict[str, int]]], early: list[int]
+    nodes: list[Node], jobs: list[tuple[float, int, dict[str, Any]]], early: list[int]
 ) -> None:
     """In every step, what the scheduler starts is what a plan by brute force has start now, job by job in order."""
     bench = Bench(*(Node(name=f"n{i}", cores=n.cores, gpus=n.gpus, memory=n.memory) for i, n in enumerate(nodes)))
     scheduler = bench.scheduler
     waiting = []
     for limit, priority, need in jobs:
-        claim = claim_of(JobSpec(command=["x"], resources=Resources(**need)), Policy())  # type: ignore[arg-type]
+        claim = claim_of(JobSpec(command=["x"], resources=Resources(**need)), Policy())
         if not claim.light and scheduler.pool.impossible(claim) is None:
             waiting.append(bench.add(limit=limit, priority=priority, **need))
     running: dict[int, float] = {}
@@ -422,7 +421,7 @@ def test_no_start_is_missed_and_none_delays_a_reservation(
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(nodes=small_nodes, held=wishes, jobs=wishes)
 def test_the_plan_gives_the_earliest_times(
-    nodes: list[Node], held: list[tuple[float, int, dict[str, int]]], jobs: list[tuple[float, int, dict[str, int]]]
+    nodes: list[Node], held: list[tuple[float, int, dict[str, Any]]], jobs: list[tuple[float, int, dict[str, Any]]]
 ) -> None:
     """Reservation by reservation, the time is the one that brute force finds."""
     bench = Bench(*(Node(name=f"n{i}", cores=n.cores, gpus=n.gpus, memory=n.memory) for i, n in enumerate(nodes)))
@@ -430,10 +429,10 @@ def test_the_plan_gives_the_earliest_times(
         bench.add(limit=limit, **need)
     bench.starts()
     bench.now += 30.0
-    plan, reference = Plan(bench.scheduler.pool, Outlooks(bench.scheduler.pool), bench.now), None
+    plan = Plan(bench.scheduler.pool, Outlooks(bench.scheduler.pool), bench.now)
     reference = Reference(bench.scheduler.pool, bench.now)
     for limit, _, need in jobs:
-        claim = claim_of(JobSpec(command=["x"], resources=Resources(**need), time_limit=limit), Policy())  # type: ignore[arg-type]
+        claim = claim_of(JobSpec(command=["x"], resources=Resources(**need), time_limit=limit), Policy())
         expected = reference.earliest(claim)
         before = {name: len(rows) for name, rows in plan._reserved.items()}
         assert plan.reserve(claim) == expected

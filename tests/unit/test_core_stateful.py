@@ -187,7 +187,7 @@ class Cluster(RuleBasedStateMachine):
 TestCluster = Cluster.TestCase
 # Derandomized: a change that breaks nothing never fails here; the simulator's seeds and nightly runs look further.
 TestCluster.settings = settings(
-    max_examples=120,
+    max_examples=250,
     stateful_step_count=40,
     derandomize=True,
     deadline=None,

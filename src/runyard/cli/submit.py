@@ -108,13 +108,14 @@ def run(command: tuple[str, ...], **options: Any) -> int:
     from runyard.cli.pump import Pumps
 
     with connect() as client:
+        # Before there is a job: from then on a signal must not part us from it.
+        interrupted = _catch_sigterm() if threading.current_thread() is threading.main_thread() else [False]
         job = client.submit(build(command, options))
         pumps = Pumps()
-        pumps.start(lambda: client.logs(job.id, stream="stdout", follow=True), sys.stdout)
-        pumps.start(lambda: client.logs(job.id, stream="stderr", follow=True), sys.stderr)
-        interrupted = _catch_sigterm() if threading.current_thread() is threading.main_thread() else [False]
         stopped = 0
         try:
+            pumps.start(lambda: client.logs(job.id, stream="stdout", follow=True), sys.stdout)
+            pumps.start(lambda: client.logs(job.id, stream="stderr", follow=True), sys.stderr)
             if pumps.join() == exits.BROKEN_PIPE:
                 # What a pipeline expects of `yes | head`: no reader, no writer.
                 stopped = exits.BROKEN_PIPE

@@ -229,14 +229,23 @@ class AsyncClient:
         offset: int | None = None,
         tail: int | None = None,
         follow: bool = False,
+        search: str | None = None,
     ) -> AsyncIterator[bytes]:
         """The output of one replica as it was written, in pieces; of the last attempt unless `attempt` says otherwise.
 
         `offset` (bytes) or `tail` (lines) say where to begin. With `follow`, waits for the run to start and goes on
-        until the job has ended (or that `attempt`, if given); after a broken connection goes on where it was.
+        until the job has ended (or that `attempt`, if given); after a broken connection goes on where it was. With
+        `search`, only the lines that contain that text, of what is there now.
         """
         follower = LogFollow(
-            str(ref), stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow
+            str(ref),
+            stream=stream,
+            replica=replica,
+            attempt=attempt,
+            offset=offset,
+            tail=tail,
+            follow=follow,
+            search=search,
         )
         job = await self.job(ref)
         retry = self._retry()

@@ -10,6 +10,7 @@ import msgspec
 from runyard.client import request
 from runyard.client.document import EventDoc, EventPage
 from runyard.client.request import Request
+from runyard.model.errors import InvalidInput
 from runyard.model.job import JobDoc
 from runyard.model.state import ACTIVE, ENDED
 
@@ -32,7 +33,10 @@ class LogFollow:
         offset: int | None,
         tail: int | None,
         follow: bool,
+        search: str | None,
     ) -> None:
+        if search is not None and follow:
+            raise InvalidInput("a search looks at what is there now, and can't follow: ask for one of the two")
         self.ref = ref
         self._stream = stream
         self._replica = replica
@@ -41,6 +45,7 @@ class LogFollow:
         self._offset = offset
         self._tail = tail
         self._follow = follow
+        self._search = search
         self._finished = False
         self._final = False
 
@@ -70,6 +75,7 @@ class LogFollow:
                 offset=self._offset,
                 tail=self._tail if self._offset is None else None,
                 follow=self._follow,
+                search=self._search,
             )
         if job.state in ENDED or not self._follow:
             return None

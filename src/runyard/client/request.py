@@ -248,14 +248,22 @@ def logs(
     offset: int | None = None,
     tail: int | None = None,
     follow: bool = False,
+    search: str | None = None,
 ) -> Request[bytes]:
     if stream not in ("stdout", "stderr"):
         raise InvalidInput(f'{stream!r} is not a stream; use "stdout" or "stderr"')
-    params = _params(stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow or None)
-    # A compressed stream would arrive late and make offsets meaningless.
-    headers = {"Accept-Encoding": "identity"}
+    params = _params(
+        stream=stream, replica=replica, attempt=attempt, offset=offset, tail=tail, follow=follow or None, search=search
+    )
     return Request(
-        method="GET", path=job_path(ref, "logs"), answer=bytes, params=params, headers=headers, repeatable=True
+        method="GET",
+        path=job_path(ref, "logs"),
+        answer=bytes,
+        params=params,
+        # A compressed stream would arrive late and make offsets meaningless.
+        headers={"Accept-Encoding": "identity"},
+        # How far the lines that were found reach into the output is not known: a search can't go on in the middle.
+        repeatable=search is None,
     )
 
 

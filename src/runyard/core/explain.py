@@ -9,7 +9,7 @@ from runyard.core.claim import Claim, claim_of
 from runyard.core.outcome import exit_text
 from runyard.core.reactor import Reactor
 from runyard.core.record import JobRecord, Replica
-from runyard.model.job import Explanation
+from runyard.model.job import Condition, Explanation
 from runyard.model.state import ENDED, State, Why
 
 #: Blockers listed at most: a person reads them.
@@ -86,10 +86,21 @@ def _dependencies(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[s
         if other is not None:
             entry |= {"job": str(other.id), "name": other.spec.name, "state": other.state}
         blockers.append(entry)
-    first = blockers[0] if blockers else {"ref": "?", "condition": "?"}
-    more = f" and {len(blockers) - 1} more" if len(blockers) > 1 else ""
+    if not blockers:
+        return "It is about to start.", blockers
+    first = blockers[0]
+    more = f", and for {len(blockers) - 1} more" if len(blockers) > 1 else ""
     state = f" (now {first['state']})" if "state" in first else ""
-    return f"It waits until job {first['ref']}{state} is {first['condition']}{more}.", blockers
+    return f"It waits until job {first['ref']}{state} {_WORDS[Condition(first['condition'])]}{more}.", blockers
+
+
+_WORDS = {
+    Condition.FINISHED: "has ended",
+    Condition.SUCCEEDED: "has succeeded",
+    Condition.FAILED: "has failed",
+    Condition.STARTED: "has started",
+    Condition.IDLE: "is idle",
+}
 
 
 def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str, Any]]]:

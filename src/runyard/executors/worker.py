@@ -33,7 +33,7 @@ class WorkerExecutor(LocalExecutor):
         super().__init__(folder, name=name or f"{socket.gethostname()}-python", idle_exit=idle_exit, pass_env=pass_env)
         self._up: set[RunKey] = set()
         """Runs that the worker has, or is about to get."""
-        self._asleep = False
+        self.asleep = False
         """No worker runs, and none is needed: this executor has announced the node in its place."""
         self._awake = asyncio.Event()
         self._news = True
@@ -47,7 +47,7 @@ class WorkerExecutor(LocalExecutor):
     ) -> None:
         """Raises Unavailable if an earlier worker has left something to tell, and no new one can be started."""
         if self._has_past():
-            self._asleep = False
+            self.asleep = False
             await super().start(on_reports, on_synced, on_down)
             return
         self._on_reports, self._on_synced, self._on_down = on_reports, on_synced, on_down
@@ -58,7 +58,7 @@ class WorkerExecutor(LocalExecutor):
 
     async def close(self) -> None:
         await super().close()
-        self._asleep = False
+        self.asleep = False
 
     def launch(self, launches: list[wire.Launch]) -> None:
         self._up.update(launch.run for launch in launches)
@@ -66,7 +66,8 @@ class WorkerExecutor(LocalExecutor):
         super().launch(launches)
 
     def resync(self) -> None:
-        if self._asleep and self._link is None:
+        if self.asleep and self._link is None:
+            self._outbox.clear()
             self._announce()
         super().resync()
 
@@ -85,7 +86,7 @@ class WorkerExecutor(LocalExecutor):
             return False
 
     def _sleep(self) -> None:
-        self._asleep = True
+        self.asleep = True
         self._up.clear()
         self._awake.clear()
 
@@ -95,13 +96,13 @@ class WorkerExecutor(LocalExecutor):
         synced = Synced(node=node, boot_id=boot_id, live=frozenset())
 
         def say() -> None:
-            if self._asleep:
+            if self.asleep:
                 self._on_synced(synced)
 
         asyncio.get_running_loop().call_soon(say)
 
     async def _needed(self) -> None:
-        if not self._asleep:
+        if not self.asleep:
             return
         while self._agent is not None and self._agent.poll() is None and not self._awake.is_set():
             # It has said farewell, and is to be collected.
@@ -109,8 +110,9 @@ class WorkerExecutor(LocalExecutor):
         await self._awake.wait()
 
     def _unreachable(self) -> None:
-        if self._asleep and self._node is not None:
-            self._asleep = False
+        if self.asleep and self._node is not None:
+            self.asleep = False
+            self._outbox.clear()
             self._on_down(self._node)
 
     def _gone(self, link: Link) -> None:
@@ -121,11 +123,20 @@ class WorkerExecutor(LocalExecutor):
 
     # Talking ------------------------------------------------------------------------------------------------------
 
+    def _say(self, *messages: wire.ToAgent) -> None:
+        if self.asleep and self._link is None:
+            # To the service the node is there: what is said to it waits for the worker.
+            self._outbox += messages
+        else:
+            super()._say(*messages)
+
     def _describe(self, hello: wire.Hello) -> Node:
-        self._up = {*hello.live, *(message.run for message in self._outbox if isinstance(message, wire.Launch))}
         # A new worker for a node that was announced: there is nothing that would be news.
-        self._news = not self._asleep or bool(hello.live or hello.unacked)
-        self._asleep = False
+        self._news = not self.asleep or bool(hello.live or hello.unacked)
+        if self._news:
+            self._outbox.clear()
+        self._up = {*hello.live, *(message.run for message in self._outbox if isinstance(message, wire.Launch))}
+        self.asleep = False
         return Node(name=self._name or "", executor="python", cores=[])
 
     def reported(self, reports: list[Report]) -> None:

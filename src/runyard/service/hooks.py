@@ -40,6 +40,8 @@ SAVE_AFTER, SAVE_PASSED_AFTER = 0.5, 60.0
 REST = 5.0
 #: Bytes of a program's output that get into the server's log, and of a receiver's answer that are read.
 MOST_OUTPUT, MOST_ANSWER = 4096, 65536
+#: Seconds for the rest of a program's output after its end.
+DRAIN = 1.0
 #: The part of the server's own environment that a program gets: the rest may hold secrets.
 _PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
@@ -259,62 +261,81 @@ class Program:
         self._base = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
     async def send(self, delivery: Delivery) -> Failure | None:
-        with tempfile.TemporaryFile() as stdin:
+        output = await _Output.open()
+        try:
+            return await self._run(delivery, output.target)
+        finally:
+            if said := await output.close():
+                log.warning("hook %s: %s says: %s", self._hook.name, delivery.id, said)
+
+    async def _run(self, delivery: Delivery, output: int) -> Failure | None:
+        try:
             # A file, not a pipe: a program that does not read must not hold anybody up.
-            stdin.write(delivery.body)
-            stdin.seek(0)
-            try:
+            with tempfile.TemporaryFile() as stdin:
+                stdin.write(delivery.body)
+                stdin.seek(0)
                 process = await asyncio.create_subprocess_exec(
                     *self._hook.command,
                     stdin=stdin,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
+                    stdout=output,
+                    stderr=output,
                     env=environment(self._hook, delivery, self._base),
                     start_new_session=True,
                 )
-            except (OSError, ValueError) as error:
-                return Failure(f"{self._hook.command[0]} can't be started: {getattr(error, 'strerror', None) or error}")
-        assert process.stdout is not None
-        output = bytearray()
-        reader = asyncio.create_task(_read(process.stdout, output))
-        late = False
+        except (OSError, ValueError) as error:
+            return Failure(f"{self._hook.command[0]} can't be started: {getattr(error, 'strerror', None) or error}")
         try:
             async with asyncio.timeout(self._hook.timeout):
-                await process.wait()
+                code = await process.wait()
         except TimeoutError:
-            late = True
+            return Failure(f"not done within {self._hook.timeout:g} s: killed")
         finally:
             _kill_group(process.pid)
-            # What left the group may hold the output open: it is not waited for.
-            await asyncio.wait([reader], timeout=1.0)
-            reader.cancel()
             await process.wait()
-            if output:
-                log.warning("hook %s: %s says: %s", self._hook.name, delivery.id, _printable(output))
-        if late:
-            return Failure(f"not done within {self._hook.timeout:g} s: killed")
-        return None if process.returncode == 0 else Failure(f"ended with {_ending(process.returncode)}")
+        return None if code == 0 else Failure(f"ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}")
 
     async def close(self) -> None:
         pass
 
 
-async def _read(stream: asyncio.StreamReader, output: bytearray) -> None:
-    """Reads to the end, keeping the beginning."""
-    while part := await stream.read(65536):
-        output += part[: MOST_OUTPUT - len(output)]
+class _Output(asyncio.Protocol):
+    """The beginning of what a program prints; the rest is read and dropped.
+
+    A pipe of our own: asyncio's would make the end of the program wait for whoever else has inherited it.
+    """
+
+    def __init__(self) -> None:
+        self.target = -1
+        """The end that the program writes to."""
+        self._transport: asyncio.BaseTransport
+        self._kept = bytearray()
+        self._ended = asyncio.Event()
+
+    @classmethod
+    async def open(cls) -> _Output:
+        output = cls()
+        source, output.target = os.pipe()
+        file = os.fdopen(source, "rb", buffering=0)
+        output._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: output, file)
+        return output
+
+    def data_received(self, data: bytes) -> None:
+        self._kept += data[: MOST_OUTPUT - len(self._kept)]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set()
+
+    async def close(self) -> str:
+        """Everything in one line, which can't forge others. What escaped from the group is not waited for."""
+        os.close(self.target)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await self._ended.wait()
+        self._transport.close()
+        text = ascii(self._kept.decode(errors="replace").strip())[1:-1]
+        return text + (" … (cut)" if len(self._kept) >= MOST_OUTPUT else "")
 
 
 def _kill_group(leader: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _printable(output: bytes | bytearray) -> str:
-    """Output in one line of the log, which it can't forge."""
-    text = ascii(output.decode(errors="replace").strip())[1:-1]
-    return text + (" … (cut)" if len(output) >= MOST_OUTPUT else "")
-
-
-def _ending(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

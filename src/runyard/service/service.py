@@ -214,7 +214,7 @@ class Service:
     async def cancel(self, record: JobRecord) -> JobDoc:
         """Ends the job for good. Raises Conflict if it has ended."""
         self._must_live(record)
-        return await self._act(Cancel(job=record.id), record.id)
+        return await self._act_on_live(Cancel(job=record.id), record.id)
 
     async def restart(self, record: JobRecord, idle: tuple[str, ...] | None = None) -> JobDoc:
         """Stops what runs, and starts anew; an ended job is brought back. `idle`: see `core.inputs.Amend`."""
@@ -232,7 +232,7 @@ class Service:
     async def signal(self, record: JobRecord, number: int) -> JobDoc:
         """Raises Conflict if nothing of the job is running."""
         self._must_live(record)
-        return await self._act(SendSignal(job=record.id, signal=number), record.id)
+        return await self._act_on_live(SendSignal(job=record.id, signal=number), record.id)
 
     async def amend(
         self, record: JobRecord, priority: int | None, hold: bool | None, version: int | None = None
@@ -246,7 +246,7 @@ class Service:
                 raise PreconditionFailed(f"the job's version is {present.version} now, not {version}: read it again")
             return Amend(job=record.id, priority=priority, hold=hold)
 
-        return await self._act(build, record.id)
+        return await self._act_on_live(build, record.id)
 
     async def delete(self, record: JobRecord) -> None:
         """Removes an ended job with its runs and output. Raises Conflict if it is live."""
@@ -273,6 +273,13 @@ class Service:
             return job_doc(record)
 
         return await self.engine.ask(input, finish)
+
+    async def _act_on_live(self, input: Any, job: int) -> JobDoc:
+        try:
+            return await self._act(input, job)
+        except NotFound:
+            # It was live when it was looked at.
+            raise Conflict(f"job {job} has ended at this very moment") from None
 
     def _must_live(self, record: JobRecord) -> None:
         if record.id not in self.engine.reactor.jobs:

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import ctypes
 import faulthandler
+import functools
 import inspect
 import os
 import resource
@@ -28,7 +29,7 @@ from typing import Any
 from runyard.model.ids import RunKey
 from runyard.model.wire import Frames
 from runyard.worker.context import Context, call, describe, exit_code, load, trimmed
-from runyard.worker.message import Asked, Blocked, Cancel, Ended, FromHost, Start, decode_to_host, encode
+from runyard.worker.message import Asked, Began, Blocked, Cancel, Ended, FromHost, Start, decode_to_host, encode
 from runyard.worker.output import Output, Routed
 
 #: Seconds that the loop may take to come round to a `Cancel` before somebody is named for it.
@@ -57,8 +58,9 @@ class Activity:
         self.quit: BaseException | None = None
         """A task of it has called `sys.exit`."""
 
-    async def perform(self) -> None:
+    async def perform(self, begun: Callable[[], None]) -> None:
         start = self.start
+        begun()
         module = load(start.path, self.module, start.package, self.context.eval_data)
         result = call(module, start.function, self.context)
         if inspect.isawaitable(result):
@@ -176,7 +178,8 @@ class Host:
         self._runs[message.run] = run
         context = contextvars.copy_context()
         context.run(_current.set, run)
-        run.main = self._loop.create_task(run.perform(), context=context)
+        begun = functools.partial(self._say, Began(message.run))
+        run.main = self._loop.create_task(run.perform(begun), context=context)
         overseer = self._loop.create_task(self._oversee(run))
         self._overseers.add(overseer)
         overseer.add_done_callback(self._overseers.discard)

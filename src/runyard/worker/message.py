@@ -37,6 +37,12 @@ class Cancel(_Message, frozen=True):
     after: float
 
 
+class Began(_Message, frozen=True):
+    """The loop has come round to a `Start`: its time counts from now."""
+
+    run: RunKey
+
+
 class Ended(_Message, frozen=True):
     """The coroutine and all the tasks that it has started are done."""
 
@@ -61,7 +67,7 @@ class Blocked(_Message, frozen=True):
 
 
 ToHost = Start | Cancel
-FromHost = Ended | Asked | Blocked
+FromHost = Began | Ended | Asked | Blocked
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -25,7 +25,7 @@ def main(words: list[str]) -> None:
             # Who follows the output wants lines as they come, not full buffers.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     show = sys.excepthook
-    sys.excepthook = lambda kind, error, trace: show(kind, error, trimmed(trace))
+    sys.excepthook = lambda kind, error, trace: show(kind, error.with_traceback(trimmed(trace)), None)
     try:
         target = find(text, os.getcwd(), os.environ)
     except NoTarget as error:

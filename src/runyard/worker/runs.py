@@ -21,13 +21,13 @@ import msgspec
 from runyard.agent import process
 from runyard.agent.link import Link
 from runyard.agent.process import Proc
-from runyard.agent.run import Run, bounded, intent_of
+from runyard.agent.run import FOREVER, Run, bounded, intent_of
 from runyard.agent.runs import Runs
 from runyard.agent.spawn import CannotStart
 from runyard.model import wire
 from runyard.model.ids import RunKey
 from runyard.worker.evaldata import eval_data, parse
-from runyard.worker.message import Asked, Blocked, Cancel, Ended, Start, ToHost, decode_from_host, encode
+from runyard.worker.message import Asked, Began, Blocked, Cancel, FromHost, Start, ToHost, decode_from_host, encode
 from runyard.worker.target import NoTarget, Target, find
 
 #: No job has this id: the runs of it are hosts.
@@ -57,10 +57,12 @@ class HostRun(Run):
 
 
 class TaskRun(Run):
-    """A coroutine. `pid` is its host's, and `uptime` stays 0: it has no process that could be found again."""
+    """A coroutine. `pid` is its host's, and `uptime` is never: it has no process that could be found again, and its
+    time limit counts from `Began` on."""
 
     def __init__(self, launch: wire.Launch, target: Target | None) -> None:
         super().__init__(intent_of(launch, None), launch)
+        self.uptime = FOREVER
         self.target = target
         self.host: HostRun | None = None
         self.asked = False
@@ -143,8 +145,6 @@ class PythonRuns(Runs):
         run.pid = host.pid
         host.tasks[run.key] = run
         self._started(run, time.time())
-        if run.intent.time_limit is not None:
-            self._deadline(process.uptime() + run.intent.time_limit, "limit", run)
         cwd = os.path.abspath(launch.cwd or "/")
         env = {**self._spawner.base, **_environment(launch)}
         self._tell(
@@ -231,7 +231,7 @@ class PythonRuns(Runs):
             return False
         return bool(bodies)
 
-    def _take(self, host: HostRun, message: Ended | Asked | Blocked) -> None:
+    def _take(self, host: HostRun, message: FromHost) -> None:
         if isinstance(message, Blocked):
             host.blocked = message
             return
@@ -241,6 +241,10 @@ class PythonRuns(Runs):
             return
         if isinstance(message, Asked):
             run.asked = True
+            return
+        if isinstance(message, Began):
+            if run.intent.time_limit is not None:
+                self._deadline(process.uptime() + run.intent.time_limit, "limit", run)
             return
         reason = "; ".join(filter(None, (message.reason, run.reason))) or None
         self.exited(run, message.at, message.exit_code, message.signal, reason)
@@ -393,7 +397,7 @@ class PythonRuns(Runs):
             self._stop(run, signal.SIGKILL, 0.0)
 
     def vanished(self, run: Run, why: str) -> None:
-        super().vanished(run, "its worker was ended" if run.uptime == 0.0 else why.replace("agent", "worker"))
+        super().vanished(run, "its worker was ended" if run.uptime >= FOREVER else why.replace("agent", "worker"))
 
 
 def _target(launch: wire.Launch) -> Target:

@@ -83,7 +83,7 @@ def _module(name: str, search: tuple[str, ...]) -> tuple[str, str]:
     if len(sys.path_importer_cache) > 1000:
         sys.path_importer_cache.clear()
     parents = name.split(".")[:-1]
-    places: Iterable[str] = [*search, *(path for path in sys.path if path)]
+    places = [*search, *(path for path in sys.path if path)]
     package = ""
     for part in parents:
         spec = _spec(f"{package}.{part}" if package else part, places, package)
@@ -103,8 +103,8 @@ def _spec(name: str, places: Iterable[str], package: str) -> importlib.machinery
         # Editable installs have finders of their own.
         spec = importlib.util.find_spec(name)
     if spec is None:
-        where = "the package" if package else "cwd, PYTHONPATH and the server's Python"
-        raise NoTarget(f"there is no module {name!r} in {where} (looked in {', '.join(places)})")
+        where = ", ".join(places) if package else "the run's cwd, its PYTHONPATH and the server's Python"
+        raise NoTarget(f"there is no module {name!r} in {where}")
     return spec
 
 

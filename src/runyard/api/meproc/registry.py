@@ -46,9 +46,9 @@ class Registry:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._entries: dict[str, Entry] = {
-            name: _decoder.decode(body) for name, body in engine.store.door_records(DOOR).items()
-        }
+        kept = [_decoder.decode(body) for body in engine.store.door_records(DOOR).values()]
+        #: In the order in which they came.
+        self._entries = {entry.task.name: entry for entry in sorted(kept, key=lambda entry: entry.job)}
         #: By name, the tasks that name it among their dependencies.
         self._dependants: dict[str, dict[str, None]] = {}
         for entry in self._entries.values():
