@@ -23,12 +23,12 @@ CHUNK = 500
 
 
 def bare(count: int, window: int = 4) -> float:
-    """Jobs per second of the bare loop."""
+    """Jobs per second of the bare loop. Each child gets a session of its own as ours do: Linux schedules by sessions."""
     live = started = done = 0
     begin = time.perf_counter()
     while done < count:
         while live < window and started < count:
-            os.posix_spawn("/bin/true", ["true"], {})
+            os.posix_spawn("/bin/true", ["true"], {}, setsid=True)
             live += 1
             started += 1
         os.waitpid(-1, 0)

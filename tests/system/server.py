@@ -91,12 +91,10 @@ class Server:
         assert "Traceback" not in self.log.read_text(), self.log.read_text()[-4000:]
 
     def processes(self) -> list[int]:
-        """Every living process that this server's agent has started."""
-        try:
-            mark = b"RUNYARD_AGENT=" + (self.data / "agent" / "id").read_bytes()
-        except FileNotFoundError:
-            return []
-        return [proc.pid for procs in process.Table().marked(mark).values() for proc in procs]
+        """Every living process that this server's agent, or Python worker, has started."""
+        ids = [path.read_bytes() for path in self.data.glob("*/id")]
+        tables = [process.Table().marked(b"RUNYARD_AGENT=" + name) for name in ids]
+        return [proc.pid for table in tables for procs in table.values() for proc in procs]
 
     def door_port(self, door: str) -> int:
         """The port on which that door listens beside the main one. To be asked once after each start."""

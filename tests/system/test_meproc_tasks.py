@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers import deadline, wait_until
 from tests.system.meproc import INVALID_USER_TEXT, NOT_EXISTS, OK, Door, Json, meproc
-from tests.system.server import alive
+from tests.system.server import alive, ask_until
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_a_daemons_first_start_is_immediate_and_any_end_is_followed_by_a_start(d
     first = door.until_up("d", 2)
     assert time.monotonic() - begin < 3
     os.kill(first[0], signal.SIGKILL)
-    second = wait_until(lambda: (pids := door.pids("d")) and len(pids) == 2 and first[0] not in pids and pids, 20)
+    second = ask_until(lambda: door.pids("d"), lambda pids: len(pids) == 2 and first[0] not in pids)
     assert second[1] == first[1], "each replica for itself"
 
 

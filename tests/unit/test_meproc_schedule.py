@@ -180,8 +180,8 @@ def test_any_expression_means_what_going_through_all_minutes_finds(words: list[s
     except InvalidInput:
         # A day that no named month has: nothing matches on any day of a leap cycle.
         days = (datetime(2024, 1, 1) + timedelta(n) for n in range(1461))
-        at = {"hour": min(meant(words[1], 1)), "minute": min(meant(words[0], 0))}
-        assert not any(matches(words, day.replace(**at)) for day in days)
+        hour, minute = min(meant(words[1], 1)), min(meant(words[0], 0))
+        assert not any(matches(words, day.replace(hour=hour, minute=minute)) for day in days)
         return
     expected = []
     for minute in range(1, 60 * 24 * 2 + 1):
@@ -191,7 +191,7 @@ def test_any_expression_means_what_going_through_all_minutes_finds(words: list[s
             if len(expected) == 20:
                 break
     end = (start + timedelta(days=2)).timestamp()
-    found = []
+    found: list[float] = []
     for moment_found in fire_times(expression, "UTC", start.timestamp()):
         if moment_found > end or len(found) == 20:
             break

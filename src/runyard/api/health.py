@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import Response, get
+from litestar import Response, get, route
 from litestar.openapi.datastructures import ResponseSpec
 
 import runyard
@@ -32,14 +32,15 @@ def _says(kind: Any, text: str, **media: Any) -> ResponseSpec:
     return ResponseSpec(kind, description=text, generate_examples=False, **media)
 
 
-@get("/livez", responses={200: _says(Health, "It is.")}, summary="Is the server alive?")
+@route("/livez", http_method=["GET", "HEAD"], responses={200: _says(Health, "It is.")}, summary="Is the server alive?")
 async def live(request: AnyRequest) -> Response[bytes]:
     """Answers while the event loop turns."""
     return _plain(Health("ok"))
 
 
-@get(
+@route(
     "/readyz",
+    http_method=["GET", "HEAD"],
     responses={200: _says(Health, "It can."), 503: _says(Health, "It can't now.")},
     summary="Can the server take and run jobs?",
 )
@@ -48,7 +49,7 @@ async def ready(request: AnyRequest) -> Response[bytes]:
     engine = context_of(request).service.engine
     checks = {
         "store": "ok" if engine.trouble is None else engine.trouble.detail,
-        "nodes": "ok" if engine.reactor.scheduler.pool.any_up() else "no agent can be reached",
+        "nodes": "ok" if engine.reactor.scheduler.pool.any_up("local") else "no agent can be reached",
         "server": "stopping" if engine.closing else "ok",
     }
     fine = all(value == "ok" for value in checks.values())

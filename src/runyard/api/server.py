@@ -54,6 +54,8 @@ def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = Fa
     """
     check_bind(config)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # What is no HTTP is answered with 400. A line for each would let anybody fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     ports = {"runyard": config.server.port}
     for door, usual in SEED_PORTS.items():
         chosen = getattr(config.doors, door).port

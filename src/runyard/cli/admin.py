@@ -79,14 +79,15 @@ def status(data_dir: str | None, file: str | None, form: str) -> int:
 @_data_dir
 @_config
 def stop_agent(kill: bool, data_dir: str | None, file: str | None) -> int:
-    """Stop the agent."""
+    """Stop the agent, and the worker that keeps the Python runs."""
     import asyncio
 
     from runyard.executors import local
     from runyard.model.errors import Conflict
 
+    folder = _agent_folder(file, data_dir)
     try:
-        was_up = asyncio.run(local.stop_agent(_agent_folder(file, data_dir), kill))
+        was_up = [asyncio.run(local.stop_agent(place, kill)) for place in (folder.with_name("python"), folder)][-1]
     except Conflict as error:
         raise Conflict(f"{error.detail} (--kill does)") from None
     echo_line("stopped" if was_up else "no agent was running")

@@ -125,8 +125,8 @@ class Pool:
             node = place.node
             yield node, place.up, place.free, _named(place.cores, node.cores), _named(place.gpus, node.gpus)
 
-    def any_up(self) -> bool:
-        return any(place.up for place in self.places.values())
+    def any_up(self, executor: str) -> bool:
+        return any(place.up for place in self.places.values() if place.node.executor == executor)
 
     def runs_on(self, name: str) -> list[RunKey]:
         """The runs that hold something on the node."""

@@ -144,6 +144,8 @@ def check_spec(spec: JobSpec) -> JobSpec:
         check_name("name", spec.name)
         if spec.name.isascii() and spec.name.isdigit():
             raise refuse("name", spec.name, "must not be a number: it would read as a job id")
+        if "/" in spec.name:
+            raise refuse("name", spec.name, "must not contain `/`: a name stands in addresses")
     if spec.env:
         _check_env(spec.env)
     if spec.labels:

@@ -156,11 +156,6 @@ class Engine:
         return self._reactor
 
     @property
-    def ready(self) -> bool:
-        """Loaded, able to write, and in contact with at least one node."""
-        return self._trouble is None and not self._closing and self._reactor.scheduler.pool.any_up()
-
-    @property
     def closing(self) -> bool:
         return self._closing
 

@@ -9,6 +9,7 @@ import msgspec
 
 from runyard.api.meproc.task import Task
 from runyard.api.meproc.view import is_held, last_run, launched, processes, task_of, task_record
+from runyard.core.reactor import Reactor
 from runyard.core.record import Intent, JobRecord
 from runyard.service.engine import Engine
 from runyard.store.batch import Batch
@@ -54,6 +55,8 @@ class Registry:
         for entry in self._entries.values():
             self._link(entry)
         self._shown: dict[int, _Shown] = {}
+        #: The last listing of all, with the engine's state that it shows.
+        self._listing: tuple[Reactor, int, bytes] | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -67,6 +70,7 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         self._entries[entry.task.name] = entry
+        self._listing = None
         self._link(entry)
 
     def _link(self, entry: Entry) -> None:
@@ -81,6 +85,7 @@ class Registry:
         name = entry.task.name
         if self._entries.get(name) is entry:
             del self._entries[name]
+            self._listing = None
             for dep in entry.task.deps:
                 if dep in self._dependants:
                     self._dependants[dep].pop(name, None)
@@ -135,6 +140,15 @@ class Registry:
 
     def listing(self, only: str | None) -> bytes:
         """The body of GET /proc; with `only`, of that task alone."""
+        if only is not None:
+            return self._list(only)
+        reactor = self._engine.reactor
+        kept = self._listing
+        if kept is None or kept[0] is not reactor or kept[1] != reactor.seq:
+            kept = self._listing = (reactor, reactor.seq, self._list(None))
+        return kept[2]
+
+    def _list(self, only: str | None) -> bytes:
         running: list[bytes] = []
         tasks: list[bytes] = []
         for name, shown in self._views(only):
