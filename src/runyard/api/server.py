@@ -20,6 +20,7 @@ import uvicorn
 
 from runyard.api.app import create_app
 from runyard.api.context import Context
+from runyard.api.gather import GatheringProtocol
 from runyard.auth.origin import OriginRules, is_loopback, own_names
 from runyard.config import Config
 from runyard.core.claim import Policy
@@ -156,7 +157,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=GatheringProtocol,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -164,6 +165,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
             server_header=False,
             timeout_graceful_shutdown=5,
             timeout_keep_alive=75,
+            proxy_headers=False,
             backlog=2048,
         ),
         engine,
@@ -184,6 +186,8 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
+        # The writer's thread needs Python's lock for moments only, and whoever submits waits for it.
+        sys.setswitchinterval(0.001)
         for door, listener in listeners.items():
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,6 +43,7 @@ def refusal(rules: OriginRules, host: bytes | None, origin: bytes | None, site: 
     return None
 
 
+@lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """Does this host name or address stay on the machine?"""
     if name == "localhost" or name.endswith(".localhost"):
@@ -62,6 +64,7 @@ def own_names(host: str, allowed: Collection[str]) -> frozenset[str]:
     return frozenset({host.lower(), *(name.lower() for name in allowed)})
 
 
+@lru_cache(maxsize=256)
 def _host_name(host: bytes | None) -> str | None:
     if not host:
         return None

@@ -25,12 +25,12 @@ class Outlook:
     def __init__(self, pool: Pool, claim: Claim) -> None:
         self._pool = pool
         self._claim = claim
-        self._ends: dict[str, float] = {}
+        self.ends: dict[str, float] = {}
         self.order: list[tuple[float, str]] = []
         self.changed = set(pool.places)
 
     def refresh(self) -> None:
-        ends, order = self._ends, self.order
+        ends, order = self.ends, self.order
         fresh: list[tuple[float, str]] = []
         for name in sorted(self.changed):
             end = self._end(self._pool.places[name])
@@ -101,6 +101,8 @@ class Plan:
         self._reserved: dict[str, list[Reservation]] = {}
         #: Nodes on which something was reserved or started in this pass, with a count: times there only move back.
         self.touched: dict[str, int] = {}
+        #: Of the touched nodes those that are only reserved as a whole: from when until when, in order.
+        self.blocked: dict[str, list[tuple[float, float]]] = {}
         self._profiles: dict[str, list[tuple[float, Vector]]] = {}
         self._fronts: dict[tuple[Kind, float], Front] = {}
 
@@ -119,6 +121,7 @@ class Plan:
         """A run was started on these nodes."""
         for name in names:
             self._touch(name)
+            self.blocked.pop(name, None)
 
     def reserve(self, claim: Claim) -> float | None:
         """Reserves the earliest time at which the claim fits, and returns it; None if it never does."""
@@ -129,9 +132,15 @@ class Plan:
         if found is None:
             return None
         moment, names = found
+        end = moment + claim.duration
         for name in names:
-            amount = self._pool.places[name].want(claim)
-            self._reserved.setdefault(name, []).append(Reservation(moment, moment + claim.duration, amount))
+            place = self._pool.places[name]
+            amount = place.want(claim)
+            if amount == place.total and (name in self.blocked or name not in self.touched):
+                insort(self.blocked.setdefault(name, []), (moment, end))
+            else:
+                self.blocked.pop(name, None)
+            self._reserved.setdefault(name, []).append(Reservation(moment, end, amount))
             self._touch(name)
         return moment
 
@@ -187,45 +196,54 @@ class Front:
         self._plan = plan
         self._claim = claim
         self._now = now
+        self._ends = outlook.ends
         self._untouched = iter(list(outlook.order))
         self._next = next(self._untouched, None)
         self._heap: list[tuple[float, str, int]] = []
 
     def take(self) -> tuple[float, list[str]] | None:
         """The earliest time at which as many nodes as the claim asks for can take it together, and these nodes."""
-        plan, claim = self._plan, self._claim
         seen: list[tuple[float, str, int]] = []
-        ready: list[str] = []
+        # Nodes that can take it, with the time from which on that is known.
+        ready: dict[str, float] = {}
         # Nodes that could have taken it at some moment, but not when the others can: when they can again.
         again: list[tuple[float, str]] = []
         moment = self._now
-        result: tuple[float, list[str]] | None = None
-        while result is None:
-            row = self._pop()
-            if row is not None:
-                seen.append(row)
-            if again and (row is None or again[0][0] <= row[0]):
-                if row is not None:
-                    self._push(seen.pop())
-                start, name = heapq.heappop(again)
-            elif row is not None:
-                start, name, _ = row
-            else:
+        while True:
+            while len(ready) < self._claim.nodes:
+                row = self._pop()
+                if row is None and not again:
+                    break
+                if row is None or (again and again[0][0] <= row[0]):
+                    if row is not None:
+                        self._push(row)
+                    start, name = heapq.heappop(again)
+                else:
+                    seen.append(row)
+                    start, name, _ = row
+                ready[name] = start
+                moment = max(moment, start)
+            for name, at in self._later(ready, moment):
+                del ready[name]
+                if at < math.inf:
+                    heapq.heappush(again, (at, name))
+            if len(ready) == self._claim.nodes or not again:
                 break
-            if start > moment:
-                moment = start
-                late = [(other, plan.earliest(other, claim, moment)) for other in ready if other in plan.touched]
-                gone = {other for other, at in late if at > moment}
-                ready = [other for other in ready if other not in gone]
-                for other, at in late:
-                    if other in gone and at < math.inf:
-                        heapq.heappush(again, (at, other))
-            ready.append(name)
-            if len(ready) == claim.nodes:
-                result = moment, ready
         for row in seen:
             self._push(row)
-        return result
+        return (moment, list(ready)) if len(ready) == self._claim.nodes else None
+
+    def _later(self, ready: dict[str, float], moment: float) -> list[tuple[str, float]]:
+        """Those of the nodes that can take the claim only after `moment`, and when."""
+        late: list[tuple[str, float]] = []
+        for name, start in ready.items():
+            if start < moment and name in self._plan.touched:
+                at = self._plan.earliest(name, self._claim, moment)
+                if at > moment:
+                    late.append((name, at))
+                else:
+                    ready[name] = at
+        return late
 
     def _push(self, row: tuple[float, str, int]) -> None:
         heapq.heappush(self._heap, row)
@@ -236,7 +254,7 @@ class Front:
         while True:
             if self._next is not None:
                 end, name = self._next
-                start = self._now if end == -math.inf else max(end, self._now + OVERDUE)
+                start = self._alone(end)
             if self._next is not None and (not heap or start <= heap[0][0]):
                 self._next = next(self._untouched, None)
                 version = 0
@@ -248,9 +266,26 @@ class Front:
             if version == present:
                 return start, name, version
             # Times only move back while a plan is made: a stale one is a bound, so the order stays right.
-            start = self._plan.earliest(name, self._claim, self._now)
+            start = self._earliest(name)
             if start < math.inf:
                 heapq.heappush(heap, (start, name, present))
+
+    def _alone(self, end: float) -> float:
+        """The time that an entry of the outlook stands for, where nothing is reserved."""
+        return self._now if end == -math.inf else max(end, self._now + OVERDUE)
+
+    def _earliest(self, name: str) -> float:
+        blocked = self._plan.blocked.get(name)
+        if blocked is None:
+            return self._plan.earliest(name, self._claim, self._now)
+        # Nothing fits beside a reservation of the whole node, and without it nothing but the running runs matters.
+        start, duration = self._alone(self._ends[name]), self._claim.duration
+        for begin, end in blocked:
+            if start + duration <= begin:
+                break
+            if end > start:
+                start = end
+        return start
 
 
 _NONE = Vector(0, 0, 0, 0)

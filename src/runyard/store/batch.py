@@ -7,7 +7,8 @@ records: so everything is copied into tuples as it is added.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -35,6 +36,9 @@ from runyard.store.row import Values
 #: Keys of `meta` that the store itself keeps.
 HORIZON, LAST_JOB, PROBE = "horizon", "last_job", "probe"
 _CHUNK = 500
+_GROUPS = (64, 16, 4)
+"""Rows that go into one statement, as far as there are so many. A statement is one step in which SQLite leaves Python's
+lock to the event loop; to get the lock back, the writer has to wait for its turn each time."""
 
 
 class Batch:
@@ -124,6 +128,8 @@ class Statements:
         # Positional marks, whatever the driver's own habit is.
         kind = cast("type[DefaultDialect]", type(dialect))
         self._dialect = kind(paramstyle="qmark" if dialect.name == "sqlite" else "format")
+        # The same inserts for more than one row, by the text for one.
+        self._wide: dict[str, list[tuple[int, str]]] = {}
         jobs, runs, labels = tables.jobs, tables.runs, tables.job_labels
         changing = [column.name for column in jobs.c][-row.CHANGING :]
         self.new_job = self._insert(jobs)
@@ -166,7 +172,10 @@ class Statements:
             if keep is not None:
                 changes[keep] = func.coalesce(statement.excluded[keep], table.c[keep])
             statement = statement.on_conflict_do_update(index_elements=keys, set_=changes)
-        return self._text(statement, columns)
+        text = self._text(statement, columns)
+        before, row, after = text.partition("(" + ", ".join(["?" if "?" in text else "%s"] * len(columns)) + ")")
+        self._wide[text] = [(size, before + ", ".join([row] * size) + after) for size in _GROUPS]
+        return text
 
     def _delete(self, *by: ColumnElement[Any]) -> str:
         names = [f"key_{number}" for number, _ in enumerate(by)]
@@ -206,8 +215,7 @@ class Statements:
             (self.door_record, [(*key, body) for key, body in batch.door_records.items() if body is not None]),
             (self.delete_door_record, [key for key, body in batch.door_records.items() if body is None]),
         ):
-            if rows:
-                run(text, rows)
+            self._run(connection, text, rows)
         if batch.events_below is not None:
             connection.execute(delete(tables.events).where(tables.events.c.seq < batch.events_below))
             run(self.meta, [(HORIZON, str(batch.events_below))])
@@ -215,6 +223,15 @@ class Statements:
             old = tables.idempotency.c.created_at < batch.remembered_before
             connection.execute(delete(tables.idempotency).where(old))
         return counts
+
+    def _run(self, connection: Connection, text: str, rows: Sequence[Values]) -> None:
+        """The statement for each of the rows."""
+        for size, wide in self._wide.get(text, ()):
+            while len(rows) >= size:
+                connection.exec_driver_sql(wide, tuple(chain.from_iterable(rows[:size])))
+                rows = rows[size:]
+        if rows:
+            connection.exec_driver_sql(text, rows)
 
     def _delete_jobs(self, connection: Connection, ids: list[int]) -> None:
         run = connection.exec_driver_sql

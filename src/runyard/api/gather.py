@@ -1,0 +1,44 @@
+"""Answers in one piece: what is written in one turn of the loop leaves in one system call.
+
+uvicorn writes the head of an answer and its body one after the other. Sent apart they cost two calls here and two wake-ups
+of the client, which is a tenth of what a small request costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class GatheringProtocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        gathered: Any = _Gathered(transport, asyncio.get_running_loop())
+        super().connection_made(gathered)
+
+
+class _Gathered:
+    """The part of a transport that uvicorn uses."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def _flush(self) -> None:
+        if self._pieces:
+            self._transport.write(b"".join(self._pieces))
+            self._pieces.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
