@@ -24,6 +24,7 @@ import msgspec
 
 from runyard.core.claim import Policy
 from runyard.core.commands import Command, Forget, Refuse, SaveRun, SignalRun, StartRun, StopRun
+from runyard.core.dependencies import references
 from runyard.core.inputs import (
     Input,
     Known,
@@ -256,7 +257,7 @@ class Server:
         if isinstance(event, Submit):
             known: dict[str, Known] = {}
             for new in event.jobs:
-                for ref in self.reactor.unknown_references(new.spec):
+                for ref in (ref for ref, _ in references(new.spec) if self.reactor.roster.live(ref) is None):
                     gone = next((r for r in self._leaving.values() if ref in (r.spec.name, str(r.id))), None)
                     job = disk.names.get(ref) or (int(ref) if ref.isdigit() and int(ref) in disk.jobs else None)
                     if gone is not None:

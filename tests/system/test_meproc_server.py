@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from runyard.client import AsyncClient
+from runyard.model.errors import InvalidInput
 from tests.helpers import wait_until
 from tests.system.meproc import EXISTS, NOT_EXISTS, OK, Door, meproc, shell
 from tests.system.server import LOOPBACK, alive, ask_until
@@ -137,8 +140,18 @@ def test_a_chatty_process_is_bounded_on_disk_and_readable_from_its_first_kept_by
         assert found == [n for n in range(start // 16, last + 1) if "000" in f"{n:015d}"]
         shown = door.server.run("logs", job, "--search", f"{last - 7:015d}")
         assert (shown.returncode, shown.stdout) == (0, f"{last - 7:015d}\n")
+        assert asyncio.run(search_async(door, job, f"{last:015d}")) == b"%015d\n" % last
+        with pytest.raises(InvalidInput, match="can't follow"):
+            next(client.logs(job, search="x", follow=True))
+        both = door.server.run("logs", job, "--search", "x", "-f")
+        assert both.returncode == 2 and "--follow" in both.stderr
     (tail,) = door.output("chatty").values()
     assert tail == answer.content[-len(tail) :] and len(tail) >= MIB - 8192
+
+
+async def search_async(door: Door, job: str, text: str) -> bytes:
+    async with AsyncClient(door.server.url) as client:
+        return b"".join([piece async for piece in client.logs(job, search=text)])
 
 
 def test_the_end_of_a_long_output_is_shown_up_to_a_mebibyte(tmp_path: Path) -> None:

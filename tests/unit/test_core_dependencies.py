@@ -197,13 +197,6 @@ def test_unknown_references_are_refused_by_place() -> None:
     assert job not in rig.reactor.jobs and rig.types(job) == []
 
 
-def test_the_shell_is_told_what_to_look_up() -> None:
-    rig = Rig()
-    live = rig.job(name="live")
-    after: list[str | Dependency] = ["live", "gone", str(live), Dependency(job="whoever", condition=Condition.IDLE)]
-    assert rig.reactor.unknown_references(JobSpec(command=["x"], after=after)) == ["gone"]
-
-
 @pytest.mark.parametrize("order", [["first", "second"], ["second", "first"]])
 def test_a_failure_at_submission_reaches_dependents_of_the_same_request(order: list[str]) -> None:
     rig = Rig()

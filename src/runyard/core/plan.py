@@ -96,7 +96,7 @@ class Plan:
         self._pool = pool
         self._outlooks = outlooks
         self._now = now
-        #: How often it was asked what a single node has free: the measure of the work done.
+        #: How often it was asked when a single node can take a claim: the measure of the work done.
         self.looks = 0
         self._reserved: dict[str, list[Reservation]] = {}
         #: Nodes on which something was reserved or started in this pass, with a count: times there only move back.
@@ -278,6 +278,7 @@ class Front:
         blocked = self._plan.blocked.get(name)
         if blocked is None:
             return self._plan.earliest(name, self._claim, self._now)
+        self._plan.looks += 1
         # Nothing fits beside a reservation of the whole node, and without it nothing but the running runs matters.
         start, duration = self._alone(self._ends[name]), self._claim.duration
         for begin, end in blocked:

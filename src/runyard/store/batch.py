@@ -128,7 +128,7 @@ class Statements:
         # Positional marks, whatever the driver's own habit is.
         kind = cast("type[DefaultDialect]", type(dialect))
         self._dialect = kind(paramstyle="qmark" if dialect.name == "sqlite" else "format")
-        # The same inserts for more than one row, by the text for one.
+        # SQLite's inserts for more than one row, by the text for one.
         self._wide: dict[str, list[tuple[int, str]]] = {}
         jobs, runs, labels = tables.jobs, tables.runs, tables.job_labels
         changing = [column.name for column in jobs.c][-row.CHANGING :]
@@ -173,8 +173,9 @@ class Statements:
                 changes[keep] = func.coalesce(statement.excluded[keep], table.c[keep])
             statement = statement.on_conflict_do_update(index_elements=keys, set_=changes)
         text = self._text(statement, columns)
-        before, row, after = text.partition("(" + ", ".join(["?" if "?" in text else "%s"] * len(columns)) + ")")
-        self._wide[text] = [(size, before + ", ".join([row] * size) + after) for size in _GROUPS]
+        if self._dialect.name == "sqlite":
+            before, row, after = text.partition("(" + ", ".join("?" * len(columns)) + ")")
+            self._wide[text] = [(size, before + ", ".join([row] * size) + after) for size in _GROUPS]
         return text
 
     def _delete(self, *by: ColumnElement[Any]) -> str:
