@@ -370,7 +370,10 @@ def test_foreign_pages_and_hosts_are_refused_on_every_route(
     for method, path in routes():
         body = job(name="stolen") if method in ("POST", "PATCH") else None
         answer = http.request(method, path, headers=headers, content=body)
-        check(answer, 403, "forbidden", says)
+        if method == "HEAD":
+            assert answer.status_code == 403
+        else:
+            check(answer, 403, "forbidden", says)
         assert "Access-Control-Allow-Origin" not in answer.headers
     assert newest(http) == before and http.get(f"{JOBS}/live").json()["version"] == live.version
 

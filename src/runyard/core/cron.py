@@ -6,11 +6,12 @@ runs right after the gap; one that comes twice runs once).
 
 from __future__ import annotations
 
+import math
 import re
-from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -78,12 +79,13 @@ def next_fire(expression: str, timezone: str, after: float) -> float | None:
 
 def due_times(schedule: Schedule, first: float, now: float, most: int) -> list[float]:
     """The fire times from `first` until `now`, oldest first; if there are more than `most`, the latest ones."""
-    due = deque([first], maxlen=most)
-    for moment in fire_times(schedule.cron, schedule.timezone, first):
-        if moment > now:
-            break
-        due.append(moment)
-    return list(due)
+    # Backwards from now: after a long absence only the latest count, and there may be a million of them.
+    end = datetime.fromtimestamp(math.floor(now) + 1, check_timezone(schedule.timezone))
+    latest = CronSim(check_cron(schedule.cron), end, reverse=True)
+    due = list(islice(takewhile(lambda at: at > first, (moment.timestamp() for moment in latest)), most))
+    if len(due) < most:
+        due.append(first)
+    return due[::-1]
 
 
 def sift(schedule: Schedule, due: list[float], now: float) -> tuple[list[float], list[float]]:

@@ -90,8 +90,11 @@ def _named(mask: int, names: list[int]) -> list[int]:
 
 
 def _mask(chosen: Iterable[int], names: list[int]) -> int:
-    wanted = set(chosen)
-    return sum(1 << position for position, name in enumerate(names) if name in wanted)
+    mask = 0
+    for name in chosen:
+        if name in names:  # not so where the node has come back smaller
+            mask |= 1 << names.index(name)
+    return mask
 
 
 class Pool:

@@ -266,7 +266,9 @@ class Link(asyncio.Protocol):
         self._owner.connected(self)
 
     def write(self, frame: bytes) -> None:
-        self._transport.write(frame)
+        # uvloop may have closed it already, and not have told us yet.
+        if not self._transport.is_closing():
+            self._transport.write(frame)
 
     def drop(self) -> None:
         self.dropped = True

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from runyard.core.claim import Policy
 from runyard.core.commands import Command, Forget, Refuse, SaveRun, SignalRun, StartRun, StopRun
 from runyard.core.inputs import Delete, Input, NodeLost, NodeSynced, RunExited, RunStarted, Tick
@@ -23,6 +25,7 @@ from runyard.executors.protocol import Executor, Report, Synced
 from runyard.model.errors import RunyardError, StorageFull, Unavailable
 from runyard.model.event import Event
 from runyard.model.ids import JobIds, RunKey
+from runyard.model.node import Node
 from runyard.model.wire import Launch, Signal, Started, Stop
 from runyard.service.feed import Feed
 from runyard.service.launch import launch_message
@@ -40,6 +43,10 @@ T = TypeVar("T")
 MAX_STEP = 2000
 #: While more launches than this are under way, reports are gathered for so many seconds: fewer, larger commits.
 BUSY, GATHER = 32, 0.015
+#: Where the store keeps the nodes.
+_NODES = "nodes"
+#: Whoever was answered a moment ago may ask again at once: seconds to wait for them, so that they share a commit.
+LINGER = 0.001
 #: Seconds between looks whether a store that failed can write again.
 PROBE_INTERVAL = 0.5
 
@@ -97,11 +104,17 @@ class Engine:
         #: Somebody waits for an answer: no gathering.
         self._asked = False
         self._hurry = asyncio.Event()
+        #: Requests that may be there soon: as many as were answered and waiting at the end of the last step.
+        self._expected = 0
         self._under_way = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._node_executor: dict[str, str] = {}
+        #: Nodes that may be spoken to: from the moment at which core has heard of the connection until it is lost.
+        self._attached: set[str] = set()
         self._boots: dict[str, str] = {}
+        #: Every node that was ever there: a job for one that is away must wait, not fail as impossible.
+        self._nodes: dict[str, Node] = {}
         self._trouble: StorageFull | None = None
         #: Called once if the engine must stop because of a defect.
         self.on_failure: Callable[[Exception], None] = lambda _: None
@@ -117,7 +130,7 @@ class Engine:
             await executor.start(
                 lambda reports, name=name: self._reports(name, reports),  # type: ignore[misc]
                 lambda synced, name=name: self._synced(name, synced),  # type: ignore[misc]
-                lambda node: self.put(NodeLost(node=node)),
+                self._lost,
             )
 
     def begin_close(self) -> None:
@@ -143,6 +156,11 @@ class Engine:
 
     def _load(self) -> None:
         reactor = Reactor(self.policy, seq=self.store.last_seq())
+        stored = self.store.meta(_NODES)
+        self._nodes = {} if stored is None else {node.name: node for node in _decode_nodes(stored)}
+        for node in self._nodes.values():
+            if node.executor in self.executors:
+                reactor.know(node)
         for record in self.store.load_live():
             reactor.load(record)
         self._reactor = reactor
@@ -169,7 +187,8 @@ class Engine:
         return self._reactor.jobs.get(job) or self._leaving.get(job)
 
     def executor_of(self, node: str) -> Executor | None:
-        return self.executors.get(self._node_executor.get(node, ""))
+        """The way to a node, if it is there. What is decided meanwhile is said again once it is back."""
+        return self.executors.get(self._node_executor[node]) if node in self._attached else None
 
     async def ended(self, job: int, timeout: float) -> bool:
         """Waits until the job has ended, durably; False after `timeout` seconds."""
@@ -208,8 +227,9 @@ class Engine:
             raise Unavailable("the server is stopping")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._inbox.append(Request(input, finish, future))
+        if not self._asked or len(self._inbox) >= self._expected:
+            self._hurry.set()
         self._asked = True
-        self._hurry.set()
         self._work.set()
         return await future
 
@@ -218,8 +238,13 @@ class Engine:
         self._inbox.extend((executor, report) for report in reports)
         self._work.set()
 
+    def _lost(self, node: str) -> None:
+        self._attached.discard(node)
+        self.put(NodeLost(node=node))
+
     def _synced(self, executor: str, synced: Synced) -> None:
         name = synced.node.name
+        self._attached.discard(name)
         self._node_executor[name] = executor
         before = self.store.meta(f"boot:{name}")
         self._boots[name] = synced.boot_id
@@ -243,11 +268,11 @@ class Engine:
         while True:
             await self._work.wait()
             self._work.clear()
-            if self._under_way > BUSY and not self._asked:
-                self._hurry.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(GATHER):
-                        await self._hurry.wait()
+            if self._asked:
+                if len(self._inbox) < self._expected:
+                    await self._gather(LINGER)
+            elif self._under_way > BUSY:
+                await self._gather(GATHER)
             self._asked = False
             if self._inbox:
                 items, self._inbox = self._inbox[:MAX_STEP], self._inbox[MAX_STEP:]
@@ -256,6 +281,12 @@ class Engine:
                 await self._step(items)
             elif self._closing:
                 return
+
+    async def _gather(self, seconds: float) -> None:
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     async def _step(self, items: Sequence[Request[Any] | Input | tuple[str, Report]]) -> None:
         acks: dict[str, int] = {}
@@ -283,6 +314,7 @@ class Engine:
                 await self._recover(error)
                 return
             self.metrics.committed(len(batch.events), time.perf_counter() - started)
+        self._attached.update(input.node.name for input in inputs if isinstance(input, NodeSynced))
         self._perform(commands)
         for executor, upto in acks.items():
             self.executors[executor].ack(upto)
@@ -293,6 +325,7 @@ class Engine:
                 future.set_exception(problem)
             else:
                 future.set_result(answer)
+        self._expected = len(answers) + len(self._inbox)
         self._set_timer()
 
     def _snapshot(self, batch: Batch, commands: list[Command], inputs: list[Input]) -> None:
@@ -308,6 +341,8 @@ class Engine:
                 if command.type == "job.submitted":
                     new.add(command.job)
             elif isinstance(command, SaveRun):
+                # Not every change of a replica is an event; the job's row must know of each.
+                jobs[command.job] = None
                 runs[command.job, command.index, command.replica.attempt] = command.replica
             elif isinstance(command, Forget):
                 self._leaving[command.record.id] = command.record
@@ -322,6 +357,9 @@ class Engine:
             batch.save_run(job, index, replica)
         for input in inputs:
             if isinstance(input, NodeSynced) and input.node.name in self._boots:
+                if self._nodes.get(input.node.name) != input.node:
+                    self._nodes[input.node.name] = input.node
+                    batch.set_meta(_NODES, msgspec.json.encode(list(self._nodes.values())).decode())
                 batch.set_meta(f"boot:{input.node.name}", self._boots[input.node.name])
             elif isinstance(input, Delete) and input.job not in self._reactor.jobs:
                 batch.delete_job(input.job)
@@ -400,6 +438,7 @@ class Engine:
             self._refuse_inbox(error)
         self._load()
         self._trouble, self._under_way = None, 0
+        self._attached.clear()
         log.warning("the store can write again: %d live jobs loaded", len(self._reactor.jobs))
         for executor in self.executors.values():
             executor.resync()
@@ -420,6 +459,10 @@ class Engine:
             # A wall clock may be set at any time: look again at least once a minute.
             delay = min(max(0.0, due - self.clock()), 60.0)
             self._timer = asyncio.get_running_loop().call_later(delay, self.put, Tick())
+
+
+def _decode_nodes(text: str) -> list[Node]:
+    return msgspec.json.decode(text, type=list[Node])
 
 
 def _built(request: Request[Any]) -> Input:
