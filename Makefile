@@ -61,7 +61,7 @@ test: setup check
 
 bench: setup
 	@$(BIN)/python -c 'import hyperqueue' 2>/dev/null || echo "bench: HyperQueue is not installed (extra bench): that comparison is left out"
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python -m bench.run $(ARGS)
 
 openapi: setup
 	@$(BIN)/python -m runyard.api.openapi > docs/openapi.json

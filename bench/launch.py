@@ -23,7 +23,7 @@ CHUNK = 500
 
 
 def bare(count: int, window: int = 4) -> float:
-    """Jobs per second of the bare loop. Each child gets a session of its own as ours do: Linux schedules by sessions."""
+    """Jobs per second of the bare loop. A session for each child, as for ours: Linux schedules by sessions."""
     live = started = done = 0
     begin = time.perf_counter()
     while done < count:
@@ -78,12 +78,11 @@ def measure(count: int = 5000, rounds: int = 3) -> list[Figure]:
             costs.append(cost)
             if peer:
                 peers.append(hyperqueue(count // 10))
+    rate = median(rates)
     figures = [
-        Figure(name="launch: jobs, to bare spawn", unit="/s", measured=median(rates), reference=median(references), least=0.6),
+        Figure(name="launch: jobs, to bare spawn", unit="/s", measured=rate, reference=median(references), least=0.6),
         Figure(name="launch: own CPU a job", unit="ms", measured=median(costs), most=0.5),
     ]
     if peer:
-        figures.append(
-            Figure(name="launch: jobs, to HyperQueue", unit="/s", measured=median(rates), reference=median(peers))
-        )
+        figures.append(Figure(name="launch: jobs, to HyperQueue", unit="/s", measured=rate, reference=median(peers)))
     return figures

@@ -1,7 +1,7 @@
-"""HyperQueue's rate: `python -m bench.peer COUNT` runs that many `/bin/true` in a local cluster, and prints jobs a second.
+"""HyperQueue's rate: `python -m bench.peer COUNT` runs so many `/bin/true` in a local cluster and prints jobs a second.
 
-Its files go into the current folder. Its client asks only once a second whether the tasks have ended; so the time is taken
-up to the moment at which the last task's output was opened, which is a little to its advantage.
+Its files go into the current folder. Its client asks only once a second whether the tasks have ended; so the time is
+taken up to the moment at which the last task's output was opened, which is a little to its advantage.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A server of its own for a measurement: fresh data folder, free port, ended with everything it started.
 
-Data folders stay until the whole run has ended. ext4 avoids inodes that were freed a moment ago (`recently_deleted`): for
-minutes after many files have been removed, creating files nearby costs several times as much, for us and for everybody.
+Data folders stay until the whole run has ended. ext4 avoids inodes that were freed a moment ago (`recently_deleted`):
+for minutes after many files have been removed, creating files nearby costs several times as much, for everybody.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class BenchServer:
         self.folder = folder or fresh("data")
         self.port = 0
         self.pid = 0
-        self._env = {key: value for key, value in os.environ.items() if not key.startswith("RUNYARD_")} | dict(env or {})
+        self._env = {key: value for key, value in os.environ.items() if not key.startswith("RUNYARD_")}
+        self._env |= env or {}
 
     @property
     def url(self) -> str:

@@ -1,7 +1,7 @@
 """Answers in one piece: what is written in one turn of the loop leaves in one system call.
 
-uvicorn writes the head of an answer and its body one after the other. Sent apart they cost two calls here and two wake-ups
-of the client, which is a tenth of what a small request costs.
+uvicorn writes the head of an answer and its body one after the other. Sent apart they cost two calls here, and wake the
+client twice, which is a tenth of what a small request costs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from runyard.core.record import JobRecord, Need, Replica
 from runyard.model.errors import NotFound
 from runyard.model.ids import RunKey, f58, parse_job_id
@@ -24,7 +22,10 @@ class Roster:
     def add(self, record: JobRecord) -> None:
         """Takes in a job with its tally and its unmet dependencies."""
         self.jobs[record.id] = record
-        record.tally = dict(Counter(replica.state for replica in record.replicas))
+        tally: dict[State, int] = {}
+        for replica in record.replicas:
+            tally[replica.state] = tally.get(replica.state, 0) + 1
+        record.tally = tally
         if record.spec.name is not None:
             self.names.setdefault(record.spec.name, {})[record.id] = None
 

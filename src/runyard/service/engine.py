@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -291,15 +291,20 @@ class Engine:
     async def _step(self, items: Sequence[Request[Any] | Input | tuple[str, Report]]) -> None:
         acks: dict[str, int] = {}
         inputs: list[Input] = []
-        for item in items:
-            if isinstance(item, Request):
-                inputs.append(_built(item))
-            elif isinstance(item, tuple):
-                acks[item[0]] = item[1].seq
-                inputs.append(_input(item[1]))
-            else:
-                inputs.append(item)
-        commands, errors = self._reactor.handle_all(inputs, self.clock())
+
+        def in_turn() -> Iterator[Input]:
+            # One by one: what a request depends on may be changed by the one before it.
+            for item in items:
+                if isinstance(item, Request):
+                    inputs.append(_built(item))
+                elif isinstance(item, tuple):
+                    acks[item[0]] = item[1].seq
+                    inputs.append(_input(item[1]))
+                else:
+                    inputs.append(item)
+                yield inputs[-1]
+
+        commands, errors = self._reactor.handle_all(in_turn(), self.clock())
         batch = Batch()
         self._snapshot(batch, commands, inputs)
         answers = self._answers(items, errors, batch)

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of output shown of each replica, unless `tail` asks for another amount.
 OUTPUT_CAP = 1024 * 1024
+#: Bytes of one answer at most: with many replicas each gets its share.
+ANSWER_CAP = 64 * 1024 * 1024
 #: Runs that are looked at for the output of one day.
 MAX_RUNS = 1000
 
@@ -242,7 +244,8 @@ class MeprocDoor:
                 wanted[run.replica].append(f"{run.reason}\n".encode())
             else:
                 wanted[run.replica].append(RunKey(record.id, run.replica, run.attempt))
-        texts = await asyncio.to_thread(self._collect, wanted, int(tail))
+        share = ANSWER_CAP // max(count, 1)
+        texts = await asyncio.to_thread(self._collect, wanted, min(int(tail), share))
         return envelope(200, "OK", {f"{name}:{index}": text for index, text in texts.items()})
 
     def _collect(self, wanted: dict[int, list[RunKey | bytes]], most: int) -> dict[int, str]:

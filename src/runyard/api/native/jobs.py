@@ -14,6 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 
+from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, context_of, json_object
 from runyard.api.problem import problem_body, refusal
 from runyard.model.check import build_spec, decode_spec, explain_json, refuse
@@ -119,7 +120,7 @@ _WRONG_STATE = refusal("The job's state does not allow this.")
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
-    return Response(_encoder.encode(value), status_code=status, media_type="application/json", headers=headers)
+    return JsonAnswer(_encoder.encode(value), status, headers)
 
 
 def _job(doc: JobDoc, status: int = 200) -> Response[bytes]:
@@ -227,7 +228,7 @@ def _answered(answer: Answer) -> Response[bytes]:
     if answer.status == 201:
         head = msgspec.json.decode(answer.body, type=_Head)
         headers |= {"Location": f"/api/v1/jobs/{head.id}", "ETag": f'"{head.version}"'}
-    return Response(answer.body, status_code=answer.status, media_type="application/json", headers=headers)
+    return JsonAnswer(answer.body, answer.status, headers)
 
 
 class _Head(msgspec.Struct):
