@@ -7,7 +7,7 @@ records: so everything is copied into tuples as it is added.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
 
@@ -183,8 +183,9 @@ class Statements:
         where = [column == bindparam(name) for column, name in zip(by, names, strict=True)]
         return self._text(delete(cast("Table", by[0].table)).where(*where), names)
 
-    def write(self, connection: Connection, batch: Batch) -> Counter[int]:
-        """Write the batch inside the connection's transaction.
+    def write(self, connection: Connection, batch: Batch, live: Mapping[int, int]) -> Counter[int]:
+        """Write the batch inside the connection's transaction. `live` has the state codes of the live jobs in the
+        store, as far as they are known.
 
         Returns by how much the number of jobs in each state changes. Raises LookupError if a job is saved that is
         neither new nor in the store.
@@ -192,7 +193,8 @@ class Statements:
         run = connection.exec_driver_sql
         born = [(job, *values, *batch.jobs[job][:-1]) for job, values in batch.new_jobs.items()]
         changed = [values for job, values in batch.jobs.items() if job not in batch.new_jobs]
-        found = _count_states(connection, [values[-1] for values in changed])
+        found = Counter(live[values[-1]] for values in changed if values[-1] in live)
+        found.update(_count_states(connection, [values[-1] for values in changed if values[-1] not in live]))
         if found.total() != len(changed):
             raise LookupError(
                 f"{len(changed) - found.total()} of the {len(changed)} changed jobs are not in the store: "

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityErr
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from runyard.model.errors import ConfigError, Conflict, StorageFull
-from runyard.model.state import BY_CODE, State
+from runyard.model.state import BY_CODE, LIVE, State
 from runyard.store import migrations
 from runyard.store.batch import PROBE, Batch, Statements
 from runyard.store.query import Queries, count_states
@@ -61,6 +61,8 @@ class Store(Queries):
         self.statements = Statements(writer.dialect)
         self._mutex = threading.Lock()
         self._probes = 0
+        # So that a commit need not ask for what its jobs were before.
+        self._live: dict[int, int] = {}
         with readers.connect() as connection:
             self._counts = count_states(connection)
 
@@ -143,11 +145,18 @@ class Store(Queries):
         with self._mutex:
             try:
                 with self._writer.begin() as connection:
-                    changes = self.statements.write(connection, batch)
+                    changes = self.statements.write(connection, batch, self._live)
             except _OUR_FAULT:
                 raise
             except DatabaseError as error:
                 raise _cannot_write(self.name, error) from error
+            for job in batch.deleted:
+                self._live.pop(job, None)
+            for job, values in batch.jobs.items():
+                if BY_CODE[values[0]] in LIVE:
+                    self._live[job] = values[0]
+                else:
+                    self._live.pop(job, None)
             for code, change in changes.items():
                 self._counts[code] = self._counts.get(code, 0) + change
 
