@@ -143,6 +143,17 @@ def test_put_starts_what_has_ended_and_its_output_goes_on(door: Door) -> None:
     assert second["last_time"] > first["last_time"] and second["start_time"] > first["start_time"]
 
 
+def test_what_was_brought_back_elsewhere_and_has_ended_again_is_shown_as_it_is(door: Door) -> None:
+    door.start("t", "echo again")
+    first = door.until_ended("t")
+    next_second()
+    with door.server.http() as http:
+        http.post("/api/v1/jobs/t/restart").raise_for_status()
+        assert http.get("/api/v1/jobs/t/wait", params={"timeout": 20}).json()["state"] == "succeeded"
+    # Nobody has asked this door meanwhile.
+    assert door.task("t")["last_time"] > first["last_time"]
+
+
 #: Ignores SIGTERM, has a child that does so too, and one that has left the session and lost its parent.
 TREE = """
 trap '' TERM

@@ -7,7 +7,7 @@ Only durable events ever get in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 import msgspec
@@ -57,6 +57,14 @@ class Feed:
         if len(recent) > 2 * RECENT:
             del recent[:-RECENT]
         self._wake()
+
+    def since(self, after: int) -> Sequence[Event] | None:
+        """The events behind the cursor `after`; None if some of them are no longer in memory."""
+        if after >= self.last:
+            return ()
+        if not self._recent or after < self._recent[0].seq - 1:
+            return None
+        return self._recent[after + 1 - self._recent[0].seq :]
 
     def close(self) -> None:
         """Ends every stream."""

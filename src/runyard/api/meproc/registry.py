@@ -55,6 +55,8 @@ class Registry:
         for entry in self._entries.values():
             self._link(entry)
         self._shown: dict[int, _Shown] = {}
+        #: Up to which event `_notice` has looked.
+        self._noticed = engine.feed.last
         #: The last listing of all, with the engine's state that it shows.
         self._listing: tuple[Reactor, int, bytes] | None = None
 
@@ -149,6 +151,7 @@ class Registry:
         return kept[2]
 
     def _list(self, only: str | None) -> bytes:
+        self._notice()
         running: list[bytes] = []
         tasks: list[bytes] = []
         for name, shown in self._views(only):
@@ -157,6 +160,19 @@ class Registry:
             if shown.processes:
                 running.append(shown.processes)
         return b'{"code":200,"msg":"OK","data":{"running":[%s],"tasks":{%s}}}' % (b",".join(running), b",".join(tasks))
+
+    def _notice(self) -> None:
+        """A job that has ended is looked up once: unless it was brought back, or removed, since then."""
+        feed = self._engine.feed
+        events = feed.since(self._noticed)
+        self._noticed = feed.last
+        if events is None:
+            for shown in self._shown.values():
+                shown.ended = False
+            return
+        for event in events:
+            if event.type in ("job.restarted", "job.deleted") and event.job in self._shown:
+                self._shown[event.job].ended = False
 
     def _views(self, only: str | None) -> Iterator[tuple[str, _Shown]]:
         """Each task that is shown; without a record, only its processes are."""
