@@ -278,7 +278,12 @@ class Engine:
                 items, self._inbox = self._inbox[:MAX_STEP], self._inbox[MAX_STEP:]
                 if self._inbox:
                     self._work.set()
-                await self._step(items)
+                try:
+                    await self._step(items)
+                except Exception:
+                    # Whoever waits for these must be told as well.
+                    self._inbox[:0] = items
+                    raise
             elif self._closing:
                 return
 

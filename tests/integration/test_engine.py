@@ -1,0 +1,46 @@
+"""The engine loop, where only a defect or a broken store could lead it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runyard.executors.memory import MemoryExecutor
+from runyard.model.errors import RunyardError, Unavailable
+from runyard.model.job import JobDoc, JobSpec
+from runyard.service.engine import Engine
+from runyard.service.service import Service
+from runyard.store.batch import Batch
+from runyard.store.output import OutputFiles
+from runyard.store.store import Store
+
+
+def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(store: Store) -> None:
+        engine = Engine(store, {"local": MemoryExecutor({"true": (0, 1.0)})}, OutputFiles(tmp_path / "output"))
+        failures: list[Exception] = []
+        engine.on_failure = failures.append
+        await engine.start()
+
+        def broken(batch: Batch) -> None:
+            raise LookupError("the batch contradicts the store")
+
+        monkeypatch.setattr(store, "commit", broken)
+
+        def first(outcomes: list[JobDoc | RunyardError]) -> JobDoc | RunyardError:
+            return outcomes[0]
+
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(Unavailable, match="the engine has failed"):
+                    await Service(engine).submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+            assert [type(failure) for failure in failures] == [LookupError]
+            with pytest.raises(Unavailable, match="stopping"):
+                await Service(engine).submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+        finally:
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
