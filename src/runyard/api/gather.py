@@ -35,9 +35,10 @@ class _Gathered:
         self._pieces.append(data)
 
     def _flush(self) -> None:
-        if self._pieces:
-            self._transport.write(b"".join(self._pieces))
-            self._pieces.clear()
+        pieces, self._pieces = self._pieces, []
+        # The client may have gone since: then uvloop has closed the transport, and takes no more.
+        if pieces and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
 
     def close(self) -> None:
         self._flush()
