@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of pytest: servers and children wait more than they compute.
+WORKERS ?= $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 4 ? n : 4 )))
 STAMP := $(VENV)/.ready
 # The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -30,10 +32,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then uv="uv"; elif $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; else uv=; fi; \
 	if [ -n "$$uv" ]; then \
 	  [ -x $(BIN)/python ] || $$uv venv --quiet --python '>=3.11' $(VENV); \
-	  $$uv pip install --quiet --python $(BIN)/python -e '.[dev,examples,postgres]' -c constraints.txt; \
+	  $$uv pip install --quiet --python $(BIN)/python -e '.[dev,examples,postgres,flow,infer]' -c constraints.txt; \
 	else \
 	  [ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/pip install --quiet -e '.[dev,examples,postgres]' -c constraints.txt; \
+	  $(BIN)/pip install --quiet -e '.[dev,examples,postgres,flow,infer]' -c constraints.txt; \
 	fi
 	@touch $(STAMP)
 
@@ -57,7 +59,7 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 
 test: setup check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: setup
 	@$(BIN)/python -c 'import hyperqueue' 2>/dev/null || echo "bench: HyperQueue is not installed (extra bench): that comparison is left out"

@@ -15,122 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 import platformdirs
-from msgspec import Meta
 
 from runyard.model.errors import ConfigError
 from runyard.model.hook import Hook, read_hooks
 from runyard.model.quantity import Duration, Size, parse_duration, parse_size
-
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-_DAY = 86400.0
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True):
-    pass
-
-
-class Server(_Section, frozen=True):
-    host: str = "127.0.0.1"
-    port: Port = 7070
-    """0 takes any free port."""
-    max_body: Size = 8 * 1024 * 1024
-    """Of one request."""
-    max_streams: Positive = 1000
-    """Open log and event streams at once."""
-    allowed_hosts: list[str] = []
-    """`Host` headers that are taken, beside this host's own."""
-    allowed_origins: list[str] = []
-    """Origins of browser pages that may call the API, beside the server's own."""
-
-
-class Store(_Section, frozen=True):
-    url: str = ""
-    """Of a database; empty means SQLite in `data_dir`."""
-
-
-class Agent(_Section, frozen=True):
-    idle_exit: Duration = 60.0
-    """An agent without runs and without a server ends after so long."""
-    pass_env: list[str] = []
-    """Names of environment variables that the agent hands on to jobs."""
-
-
-class Scheduler(_Section, frozen=True):
-    max_running: Positive = 4096
-    """Processes at once on one node."""
-    backfill_depth: Count = 100
-    """Waiting jobs that are planned ahead."""
-    assumed_time: Duration = _DAY
-    """How long a job without `time_limit` is planned to last."""
-    default_cores: Count = 0
-    """Cores for a job that asks for none."""
-    gpus: list[Count] = []
-    """Indices of this node's GPUs that may be handed out."""
-
-
-class Retention(_Section, frozen=True):
-    finished_jobs_max_age: Duration = 30 * _DAY
-    finished_jobs_max: Count = 1_000_000
-    events_max_age: Duration = 30 * _DAY
-    runs_per_job_max: Positive = 1000
-    interval: Duration = 60.0
-    """Between two sweeps."""
-
-
-class Limits(_Section, frozen=True):
-    max_replicas: Positive = 10_000
-    max_jobs: Positive = 1_000_000
-    """Live jobs."""
-    max_batch: Positive = 10_000
-    """Jobs in one bulk request."""
-
-
-class Meproc(_Section, frozen=True):
-    """The Meproc door, at `/proc`."""
-
-    port: Port | None = None
-    """A port of its own, beside the main one; Meproc's is 8606."""
-    max_replica: Positive = 1000
-    interval_unit: Literal["seconds", "milliseconds"] = "seconds"
-    """What a number in `interval` means: the document's seconds, or the milliseconds of Meproc since November 2023."""
-    timezone: str = "UTC"
-    """For the schedules of cron tasks."""
-    cron_catchup: bool = False
-    """Make up for cron times that passed while no server was there, once."""
-    script_dir: str = ""
-    """Where relative paths of script tasks start; empty means the folder in which the server was started."""
-    stop_grace: Duration = 10.0
-    """Between SIGTERM and SIGKILL."""
-    output_max: Size = 64 * 1024 * 1024
-    """Kept of the output of each run; the oldest goes first."""
-    strict: bool = False
-    """Refuse what the original refuses, where the document is more generous."""
-
-
-class Doors(_Section, frozen=True):
-    meproc: Meproc = Meproc()
-
-
-class Auth(_Section, frozen=True):
-    enabled: bool = False
-
-
-class Config(_Section, frozen=True):
-    """Everything that can be set. `data_dir` is absolute."""
-
-    data_dir: str = ""
-    """Folder of the store, the output files and the agent; empty means the platform's state folder."""
-    server: Server = Server()
-    store: Store = Store()
-    agent: Agent = Agent()
-    scheduler: Scheduler = Scheduler()
-    retention: Retention = Retention()
-    limits: Limits = Limits()
-    doors: Doors = Doors()
-    auth: Auth = Auth()
-    hooks: list[Hook] = []
+from runyard.settings import Config, Section
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -148,9 +37,9 @@ class Loaded(msgspec.Struct, frozen=True):
     """The file that was read."""
 
 
-def _leaves(section: type[_Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, kind in get_type_hints(section, include_extras=True).items():
-        if isinstance(kind, type) and issubclass(kind, _Section):
+        if isinstance(kind, type) and issubclass(kind, Section):
             yield from _leaves(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, kind

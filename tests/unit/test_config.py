@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard.config import KEYS, Config, get, load_config, parse
+from runyard.config import KEYS, get, load_config, parse
 from runyard.model.errors import ConfigError
+from runyard.settings import Config
 
 
 @pytest.fixture

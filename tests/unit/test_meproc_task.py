@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from runyard.api.meproc.door import arguments, environment
 from runyard.api.meproc.task import Refusal, Task, job_of, read_task
 from runyard.api.meproc.view import is_held, last_run, launched, processes, task_of, task_record
-from runyard.config import Meproc
 from runyard.core.inputs import Amend, Cancel, NewJob, RestartJob, RunExited, Submit, Tick
 from runyard.core.record import JobRecord, Replica
 from runyard.core.roster import Roster
 from runyard.model.ids import RunKey
 from runyard.model.job import Condition, Dependency, JobSpec, Lifecycle, Missed, Restart, RestartPolicy, Schedule
 from runyard.model.state import State
+from runyard.settings import Meproc
 from tests.core_rig import Rig
 
 DEFAULT = Meproc()

@@ -14,7 +14,7 @@ from runyard.api.native import native_router
 from runyard.api.openapi import openapi_route
 from runyard.api.problem import EXCEPTION_HANDLERS
 from runyard.auth.origin import OriginRules
-from runyard.config import Doors
+from runyard.settings import Doors
 
 
 def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors) -> ASGIApp:

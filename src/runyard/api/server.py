@@ -22,7 +22,6 @@ from runyard.api.app import create_app
 from runyard.api.context import Context
 from runyard.api.gather import GatheringProtocol
 from runyard.auth.origin import OriginRules, is_loopback, own_names
-from runyard.config import Config
 from runyard.core.claim import Policy
 from runyard.executors.local import LocalExecutor
 from runyard.executors.worker import WorkerExecutor
@@ -32,6 +31,7 @@ from runyard.service.engine import Engine
 from runyard.service.hooks import start_hooks
 from runyard.service.output import trim_outputs
 from runyard.service.service import Answer, Bounds, Replay, Service
+from runyard.settings import Config
 from runyard.store import retention
 from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
@@ -44,7 +44,7 @@ EXIT_OK, EXIT_FAILED = 0, 1
 
 
 #: Where the clients of each door expect it.
-SEED_PORTS = {"meproc": 8606}
+SEED_PORTS = {"meproc": 8606, "flux": 5000, "modelbox": 1104, "tango": 8085}
 
 
 def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = False) -> int:

@@ -29,12 +29,12 @@ from runyard.api.meproc.task import (
     job_of,
     read_task,
 )
-from runyard.config import Meproc
 from runyard.core.inputs import Amend, Cancel, Tick
 from runyard.core.record import Intent, JobRecord
 from runyard.model.errors import NotFound, RunyardError
 from runyard.model.ids import RunKey
 from runyard.model.job import JobDoc
+from runyard.settings import Meproc
 from runyard.store.batch import Batch
 from runyard.store.output import Stream
 

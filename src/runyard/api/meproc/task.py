@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from runyard.api.meproc.schedule import engine_cron
-from runyard.config import Meproc
 from runyard.model.check import check_spec
 from runyard.model.errors import InvalidInput
 from runyard.model.job import (
@@ -24,6 +23,7 @@ from runyard.model.job import (
     Schedule,
     Stop,
 )
+from runyard.settings import Meproc
 
 TYPES = frozenset({"once", "daemon", "cron", "melang", "coroutine"})
 SCRIPTS = frozenset({"melang", "coroutine"})

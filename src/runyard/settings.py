@@ -1,0 +1,149 @@
+"""What can be set: the sections of the configuration, their keys and their defaults (`runyard.config` reads them).
+
+Durations are seconds or a text such as `"30d"`; sizes are bytes or a text such as `"8M"`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from runyard.model.hook import Hook
+from runyard.model.quantity import Duration, Size
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+_DAY = 86400.0
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration file."""
+
+
+class Server(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 7070
+    """0 takes any free port."""
+    max_body: Size = 8 * 1024 * 1024
+    """Of one request."""
+    max_streams: Positive = 1000
+    """Open log and event streams at once."""
+    allowed_hosts: list[str] = []
+    """`Host` headers that are taken, beside this host's own."""
+    allowed_origins: list[str] = []
+    """Origins of browser pages that may call the API, beside the server's own."""
+
+
+class Store(Section, frozen=True):
+    url: str = ""
+    """Of a database; empty means SQLite in `data_dir`."""
+
+
+class Agent(Section, frozen=True):
+    idle_exit: Duration = 60.0
+    """An agent without runs and without a server ends after so long."""
+    pass_env: list[str] = []
+    """Names of environment variables that the agent hands on to jobs."""
+
+
+class Scheduler(Section, frozen=True):
+    max_running: Positive = 4096
+    """Processes at once on one node."""
+    backfill_depth: Count = 100
+    """Waiting jobs that are planned ahead."""
+    assumed_time: Duration = _DAY
+    """How long a job without `time_limit` is planned to last."""
+    default_cores: Count = 0
+    """Cores for a job that asks for none."""
+    gpus: list[Count] = []
+    """Indices of this node's GPUs that may be handed out."""
+
+
+class Retention(Section, frozen=True):
+    finished_jobs_max_age: Duration = 30 * _DAY
+    finished_jobs_max: Count = 1_000_000
+    events_max_age: Duration = 30 * _DAY
+    runs_per_job_max: Positive = 1000
+    interval: Duration = 60.0
+    """Between two sweeps."""
+
+
+class Limits(Section, frozen=True):
+    max_replicas: Positive = 10_000
+    max_jobs: Positive = 1_000_000
+    """Live jobs."""
+    max_batch: Positive = 10_000
+    """Jobs in one bulk request."""
+
+
+class Meproc(Section, frozen=True):
+    """The Meproc door, at `/proc`."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; Meproc's is 8606."""
+    max_replica: Positive = 1000
+    interval_unit: Literal["seconds", "milliseconds"] = "seconds"
+    """What a number in `interval` means: the document's seconds, or the milliseconds of Meproc since November 2023."""
+    timezone: str = "UTC"
+    """For the schedules of cron tasks."""
+    cron_catchup: bool = False
+    """Make up for cron times that passed while no server was there, once."""
+    script_dir: str = ""
+    """Where relative paths of script tasks start; empty means the folder in which the server was started."""
+    stop_grace: Duration = 10.0
+    """Between SIGTERM and SIGKILL."""
+    output_max: Size = 64 * 1024 * 1024
+    """Kept of the output of each run; the oldest goes first."""
+    strict: bool = False
+    """Refuse what the original refuses, where the document is more generous."""
+
+
+class Flux(Section, frozen=True):
+    """The Flux door, at `/v1` and the unversioned paths of its document."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; Flux RESTful's is 5000."""
+
+
+class Modelbox(Section, frozen=True):
+    """The ModelBox door, at `/v1/modelbox/job`."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; ModelBox's is 1104."""
+
+
+class Tango(Section, frozen=True):
+    """The TANGO door: the project manager's `/status_report`."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; TANGO's project manager has 8085."""
+
+
+class Doors(Section, frozen=True):
+    meproc: Meproc = Meproc()
+    flux: Flux = Flux()
+    modelbox: Modelbox = Modelbox()
+    tango: Tango = Tango()
+
+
+class Auth(Section, frozen=True):
+    enabled: bool = False
+
+
+class Config(Section, frozen=True):
+    """Everything that can be set. `data_dir` is absolute."""
+
+    data_dir: str = ""
+    """Folder of the store, the output files and the agent; empty means the platform's state folder."""
+    server: Server = Server()
+    store: Store = Store()
+    agent: Agent = Agent()
+    scheduler: Scheduler = Scheduler()
+    retention: Retention = Retention()
+    limits: Limits = Limits()
+    doors: Doors = Doors()
+    auth: Auth = Auth()
+    hooks: list[Hook] = []
