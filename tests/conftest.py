@@ -32,8 +32,15 @@ _left: list[str] = []
 _keeper = 0
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    """A process of pytest-xdist: everything below it is below the keeper of the one that started it."""
+    return hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     global _keeper
+    if _is_worker(config):
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise pytest.UsageError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}; Linux is needed")
@@ -124,6 +131,8 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _is_worker(session.config):
+        return
     end = time.monotonic() + GRACE
     while (left := _leftovers()) and time.monotonic() < end:
         time.sleep(0.05)
