@@ -47,6 +47,8 @@ def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any
 
 #: The type of each dotted key.
 KEYS: dict[str, Any] = dict(_leaves(Config))
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 _SECTIONS = frozenset(key[:place] for key in KEYS for place, char in enumerate(key) if char == ".")
 
 
@@ -163,7 +165,8 @@ def _settings(table: dict[str, Any], prefix: str, where: str) -> Iterator[tuple[
 
 def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Variable, key and text of each setting. A single underscore is no setting (`RUNYARD_URL` is the client's),
-    except for the keys without a section."""
+    except for the keys without a section. Variables of Flux RESTful give way to ours."""
+    yield from _from_flux(env)
     for name, value in sorted(env.items()):
         if not name.startswith("RUNYARD_"):
             continue
@@ -172,6 +175,27 @@ def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
             yield name, key, value
         elif "." in key:
             raise ConfigError(f"{name}: {_unknown(key)}")
+
+
+def _from_flux(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What the variables of Flux RESTful set (spec/flux-restful.md, section 3). Unlike there, `false` means false."""
+    asked = [name for name in ("FLUX_REQUIRE_AUTH", "FLUX_USER_AUTH") if env.get(name)]
+    for name in asked:
+        if env[name].lower() not in _TRUE | _FALSE:
+            raise ConfigError(f"{name} = {env[name]!r}: expected true or false")
+    if asked:
+        name = next((name for name in asked if env[name].lower() in _TRUE), asked[0])
+        yield name, "auth.enabled", "true" if env[name].lower() in _TRUE else "false"
+    mode = env.get("FLUX_SERVER_MODE")
+    if mode:
+        if mode not in ("single-user", "multi-user"):
+            raise ConfigError(f"FLUX_SERVER_MODE = {mode!r}: expected 'single-user' or 'multi-user'")
+        yield "FLUX_SERVER_MODE", "auth.run_as", "true" if mode == "multi-user" else "false"
+    minutes = env.get("FLUX_ACCESS_TOKEN_EXPIRES_MINUTES")
+    if minutes:
+        if not (minutes.isascii() and minutes.isdigit() and len(minutes) < 10 and int(minutes)):
+            raise ConfigError(f"FLUX_ACCESS_TOKEN_EXPIRES_MINUTES = {minutes!r}: expected a whole number from 1")
+        yield "FLUX_ACCESS_TOKEN_EXPIRES_MINUTES", "auth.access_token_lifetime", str(60 * int(minutes))
 
 
 def _unknown(key: str) -> str:

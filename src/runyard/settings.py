@@ -113,6 +113,17 @@ class Modelbox(Section, frozen=True):
 
     port: Port | None = None
     """A port of its own, beside the main one; ModelBox's is 1104."""
+    host: str = ""
+    """Address of that port; empty means the main one's."""
+    enabled: bool = True
+    allow: list[str] = []
+    """Who may use the door: IPv4 addresses, networks, names of hosts; empty means everybody."""
+    flow_path: str = ""
+    """A folder of graphs, or one graph, loaded at the start; graphs that come by REST are kept in `oneshot` below it."""
+    application_root: str = ""
+    """A folder of projects; the graphs in the folder `graph` of each are loaded at the start."""
+    create_timeout: Duration = 60.0
+    """How long a create waits for the flow to run."""
 
 
 class Tango(Section, frozen=True):
@@ -129,8 +140,25 @@ class Doors(Section, frozen=True):
     tango: Tango = Tango()
 
 
+class Flows(Section, frozen=True):
+    unit_dirs: list[str] = []
+    """Folders in and below which the units of flows may lie; empty means anywhere."""
+
+
 class Auth(Section, frozen=True):
+    """Accounts; `runyard user` and `runyard token` look after them."""
+
     enabled: bool = False
+    """Whether requests need credentials."""
+    run_as: bool = False
+    """Jobs run as the operating system's account of whoever submits them. The server must be root."""
+    min_uid: Count = 1000
+    """Lowest number of an account that jobs of others than admins may run as."""
+    access_token_lifetime: Duration = 36_000.0
+    """Of the tokens that are given out for name and password."""
+    max_failures: Positive = 10
+    """Failed logins of one account within `failure_window`; ten times as many of one address."""
+    failure_window: Duration = 300.0
 
 
 class Config(Section, frozen=True):
@@ -145,5 +173,6 @@ class Config(Section, frozen=True):
     retention: Retention = Retention()
     limits: Limits = Limits()
     doors: Doors = Doors()
+    flows: Flows = Flows()
     auth: Auth = Auth()
     hooks: list[Hook] = []

@@ -79,7 +79,7 @@ def test_resources_who_holds_them_position_and_likely_start() -> None:
     holder = rig.job(name="train", resources=need, time_limit=100.0)
     first, second = (rig.job(resources=need, time_limit=50.0) for _ in range(2))
     found = why(rig, second)
-    assert found.summary == "It waits for 3 cores, 1 GPUs; 1 runs hold resources."
+    assert found.summary == "It waits for 3 cores, 1 GPU; job train holds 3 cores, 1 GPU of n."
     assert found.blockers == [
         {
             "kind": "job",

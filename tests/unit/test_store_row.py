@@ -50,7 +50,7 @@ def test_the_defaults_that_stored_jobs_rely_on_have_not_changed() -> None:
     # Stored specifications leave out what is at its default. If this fails, either undo the change of the default, or
     # write a migration that puts the old value into the specifications that lack one, and only then change this text.
     assert msgspec.json.encode(JobSpec()).decode() == (
-        '{"command":null,"script":null,"name":null,"env":{},"cwd":null,"user":null,"group":null,"umask":null,'
+        '{"command":null,"script":null,"flow":null,"name":null,"env":{},"cwd":null,"user":null,"group":null,"umask":null,'
         '"replicas":1,"lifecycle":"once","schedule":null,"restart":null,"after":[],"resources":{"nodes":0,"tasks":1,'
         '"cores_per_task":0,"gpus_per_task":0,"memory":0,"exclusive":false},"time_limit":null,"stop":{"signal":'
         '"SIGTERM","grace":10.0},"priority":0,"hold":false,"labels":{},"limits":{"cpu_time":null,"file_size":null,'

@@ -20,11 +20,12 @@ import time
 from runyard.agent import process
 from runyard.agent.agent import Agent
 from runyard.agent.cgroup import Cgroups
+from runyard.agent.child import IGNORED
 from runyard.agent.journal import Journal
 from runyard.agent.log import Log
 from runyard.agent.recovery import recover
 from runyard.agent.runs import Runs
-from runyard.agent.spawn import IGNORED, clean_environment
+from runyard.agent.spawn import clean_environment
 
 LOCK_PATIENCE = 0.5
 
@@ -99,7 +100,7 @@ def _lock(fd: int) -> bool:
 
 
 def _detach() -> None:
-    """Children inherit stdin; ignored signals are reset in them (`spawn.IGNORED`), and no others are ignored."""
+    """Children inherit stdin; ignored signals are reset in them (`child.IGNORED`), and no others are ignored."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from runyard.agent.journal import Intent, Reaped
+from runyard.agent.tasks import Report
 from runyard.model.wire import Launch
 
 #: Longer promises than this (30 years) are kept as this one.
 FOREVER = 1e9
+#: The report of a run that has no tasks to report of.
+SILENCE = Report()
 
 
 class Run:
@@ -20,8 +23,10 @@ class Run:
         "launch",
         "pid",
         "pidfd",
+        "pipe",
         "reaped",
         "reason",
+        "report",
         "seq",
         "signal",
         "start",
@@ -40,6 +45,9 @@ class Run:
         """Number of its `Started` report."""
         self.pid = 0
         self.pidfd = -1
+        self.pipe = -1
+        """From the starter of its tasks."""
+        self.report = SILENCE
         self.uptime = 0.0
         """Taken just before the start."""
         self.start: int | None = None

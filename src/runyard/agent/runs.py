@@ -27,9 +27,11 @@ from runyard.agent import cgroup, process
 from runyard.agent.journal import Acked, Boot, Born, Journal, Reaped, Record, Stopping
 from runyard.agent.log import Log
 from runyard.agent.process import Proc, Table
-from runyard.agent.run import FOREVER, Run, bounded, intent_of
-from runyard.agent.spawn import AlreadyStarted, CannotStart, Spawner
+from runyard.agent.reasons import CannotStart
+from runyard.agent.run import FOREVER, SILENCE, Run, bounded, intent_of
+from runyard.agent.spawn import AlreadyStarted, Spawner
 from runyard.agent.sweeper import Sweeper
+from runyard.agent.tasks import Report
 from runyard.model import wire
 from runyard.model.ids import RunKey
 
@@ -94,7 +96,7 @@ class Runs:
     @property
     def due(self) -> float:
         """Uptime at which there is something to do; 0 for now."""
-        if self._queue and len(self._by_pid) < self._capacity:
+        if self._queue and len(self.watched) < self._capacity:
             return 0.0
         until = min(self._sweeper.due, self._orphans_at)
         return min(until, self._deadlines[0][0]) if self._deadlines else until
@@ -103,8 +105,12 @@ class Runs:
         """The run's pidfd has something to tell."""
         if run.adopted:
             self._adopted_ended(run, mask)
-        else:
+        elif run.pipe < 0:
             self._main_ended(run)
+        else:
+            self._hear_starter(run)
+            if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                self._main_ended(run)
 
     def turn(self) -> None:
         """Spawn a few of the waiting runs, keep what is due, write the journal."""
@@ -180,7 +186,7 @@ class Runs:
     def _spawn_some(self) -> None:
         born: list[Run] = []
         found: list[Run] = []
-        room = min(BURST, self._capacity - len(self._by_pid))
+        room = min(BURST, self._capacity - len(self.watched))
         spawner = self._spawner
         spawner.prepare()
         try:
@@ -199,7 +205,7 @@ class Runs:
                     if launch.cpus is not None and not self._cgroups.cpu:
                         self._log.warning(f"run {run.key} has no limit on cpus: there is no cgroup cpu controller")
                     run.uptime = process.uptime()
-                    run.pid = spawner.spawn(launch, run.intent.group)
+                    run.pid, run.pipe = spawner.spawn(launch, run.intent.group)
                 except CannotStart as error:
                     self._never(run, str(error))
                 except AlreadyStarted:
@@ -214,7 +220,13 @@ class Runs:
         for run in born:
             self._by_pid[run.pid] = run
             self._watch(run)
-            self._started(run, at)
+            if run.pipe < 0:
+                self._started(run, at)
+            else:
+                # It tells when all of its tasks have been started.
+                run.report = Report()
+                self.watched[run.pipe] = run
+                self._epoll.register(run.pipe, select.EPOLLIN)
         if self._orphans_at >= FOREVER:
             self._orphans_at = process.uptime() + ORPHANS
         if found:
@@ -229,6 +241,29 @@ class Runs:
             return
         self.watched[run.pidfd] = run
         self._epoll.register(run.pidfd, select.EPOLLIN)
+
+    def _hear_starter(self, run: Run) -> None:
+        """What the starter of its tasks has to tell."""
+        report = run.report
+        started = report.up
+        try:
+            while data := os.read(run.pipe, 1 << 16):
+                report.feed(data)
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError) as error:
+            self._log.warning(f"run {run.key} has told something that can't be read: {error}")
+        else:
+            self._hang_up_starter(run)
+        if report.up and not started:
+            self._started(run, time.time())
+
+    def _hang_up_starter(self, run: Run) -> None:
+        if run.pipe >= 0:
+            del self.watched[run.pipe]
+            self._epoll.unregister(run.pipe)
+            os.close(run.pipe)
+            run.pipe = -1
 
     def _started(self, run: Run, at: float) -> None:
         self._seq = seq = self._seq + 1
@@ -329,7 +364,16 @@ class Runs:
         if usage.ru_maxrss * 1024 <= self._own_peak:
             peak = None
         code, number = _decode(status)
-        self._ended(run, code, number, None, round(usage.ru_utime + usage.ru_stime, 6), peak)
+        reason = None
+        if run.pipe >= 0:
+            self._hear_starter(run)
+            self._hang_up_starter(run)
+        if (report := run.report) is not SILENCE:
+            peak = report.max_rss or peak
+            reason = report.failed or (None if run.stopping else report.reason)
+            if report.failed is not None:
+                code = number = None
+        self._ended(run, code, number, reason, round(usage.ru_utime + usage.ru_stime, 6), peak)
 
     def _adopted_ended(self, run: Run, mask: int) -> None:
         status = None
@@ -398,7 +442,8 @@ class Runs:
         self._known[run.key] = None
         self.live -= 1
         self._seq = seq = self._seq + 1
-        report = wire.Exited(seq, run.key, run.pid, at, code, number, run.timed_out, reason, cpu_seconds, max_rss)
+        pid = run.pid if run.report.failed is None else 0
+        report = wire.Exited(seq, run.key, pid, at, code, number, run.timed_out, reason, cpu_seconds, max_rss)
         self.journal.note(report)
         self.reports.append(report)
 

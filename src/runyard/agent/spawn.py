@@ -1,7 +1,8 @@
-"""Starting one process, and saying clearly why one could not be started.
+"""Starting one process, or the tasks of a run, and saying clearly why that was not possible.
 
-Two ways: `posix_spawn` (vfork inside, so it costs the same however large the agent is), and a fork for what
-`posix_spawn` can't do: accounts, limits, niceness, cgroups.
+Two ways for one process: `posix_spawn` (vfork inside, so it costs the same however large the agent is), and a fork for
+what `posix_spawn` can't do: accounts, limits, niceness, cgroups. A run of several tasks has a starter of its own, which
+is its main process (`runyard.agent.tasks`).
 
 The child creates its stdout file itself, exclusively: the file's existence proves that the run was started once, to a
 later agent as well as to the kernel, which refuses to start it again. (Files below /dev are opened as they are.)
@@ -10,46 +11,47 @@ later agent as well as to the kernel, which refuses to start it again. (Files be
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import resource
-import signal
+import sys
 import time
-from collections.abc import Callable, Container, Mapping
-from typing import NamedTuple, NoReturn
+from collections.abc import Container, Mapping
 
-from runyard.model.wire import Launch
+from runyard.agent import reasons, tasks
+from runyard.agent.child import (
+    IGNORED,
+    Account,
+    ChildFailed,
+    Guise,
+    Tell,
+    check_limits,
+    find_account,
+    fork,
+    give_output,
+    join,
+)
+from runyard.agent.reasons import CannotStart
+from runyard.model.secrets import is_secret
+from runyard.model.wire import Launch, Tasks
 
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
-#: Ignored in the agent, and so to be set back in children: exec keeps "ignore".
-IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
 _OPEN = os.O_CREAT | os.O_WRONLY | os.O_APPEND
 _MODE = 0o600
 
 
-class CannotStart(Exception):
-    """The run can't be started. The text says what is wrong, where, and what to do."""
-
-
 class AlreadyStarted(Exception):
     """The stdout file exists: some earlier agent has started this run."""
 
 
-class Account(NamedTuple):
-    """Who a child is to be. None leaves the agent's own."""
-
-    uid: int | None
-    gid: int | None
-    groups: list[int] | None
-    env: dict[str, str]
-
-
 def clean_environment(environment: Mapping[str, str], also: Container[str] = ()) -> dict[str, str]:
     """The variables of the agent's own environment that children get; `also` names more that somebody asked for."""
-    kept = {key: value for key, value in environment.items() if key in KEPT or key.startswith("LC_") or key in also}
+    kept = {
+        key: value
+        for key, value in environment.items()
+        if (key in KEPT or key.startswith("LC_") or key in also) and not is_secret(key)
+    }
     kept.setdefault("PATH", os.defpath)
     return kept
 
@@ -81,8 +83,9 @@ class Spawner:
         hard = self._files[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    def spawn(self, launch: Launch, group: str | None) -> int:
-        """The pid of the started process, the leader of a new session. `group`: the folder of its cgroup.
+    def spawn(self, launch: Launch, group: str | None) -> tuple[int, int]:
+        """The pid of the started process, the leader of a new session, and for a run of several tasks a pipe from
+        which `tasks.Report`s come (else -1). `group`: the folder of its cgroup.
 
         Raises CannotStart or AlreadyStarted; nothing runs then.
         """
@@ -108,17 +111,90 @@ class Spawner:
             if folder not in self._folders:
                 self._make_folder(folder)
         try:
+            if launch.tasks is not None:
+                return self._spawn_tasks(launch, launch.tasks, env, account, group)
             if needs_fork(launch, account, group):
                 # The pipe and the files of the child may need numbers above the limit that the program gets.
                 self.restore()
                 try:
-                    umask = self._umask if launch.umask is None else launch.umask
-                    return _fork(launch, env, account, group, umask, self._files)
+                    return self._fork(launch, env, account, group), -1
                 finally:
                     self.prepare()
-            return self._spawn(launch, env)
+            return self._spawn(launch, env), -1
         except ValueError:
-            raise CannotStart(_bad_text(argv, env, launch)) from None
+            raise CannotStart(reasons.bad_text(argv, env, launch.cwd, (launch.stdout, launch.stderr))) from None
+
+    def _guise(self, launch: Launch, env: Mapping[str, str], account: Account | None) -> Guise:
+        umask = self._umask if launch.umask is None else launch.umask
+        limits = launch.rlimits or {}
+        check_limits(limits)
+        return Guise(launch.argv, env, launch.cwd, umask, self._files, launch.cores, launch.nice, limits, account)
+
+    def _fork(self, launch: Launch, env: Mapping[str, str], account: Account | None, group: str | None) -> int:
+        if "\0" in launch.stdout + launch.stderr:
+            raise ValueError
+
+        def first(at: Tell) -> None:
+            at("session")
+            os.setsid()
+            at("stdout")
+            # Otherwise a umask inherited by the agent could make the files unreadable.
+            os.umask(0o077)
+            out = os.open(launch.stdout, _flags(launch.stdout), _MODE)
+            os.dup2(out, 1)
+            at("stderr")
+            os.dup2(out if launch.stderr == launch.stdout else os.open(launch.stderr, _OPEN, _MODE), 2)
+            give_output(launch.stdout, account)
+            if group is not None:
+                at(f"the cgroup {group}")
+                join(group)
+
+        try:
+            return fork(self._guise(launch, env, account), first)
+        except ChildFailed as failed:
+            error = failed.error
+            if failed.stage == "stdout" and error.errno == errno.EEXIST:
+                raise AlreadyStarted from None
+            reason = reasons.no_output(error, launch.stdout, launch.stderr)
+            reason = reason or reasons.stage_failed(
+                failed.stage, error, launch.argv, launch.cwd, launch.user, launch.group, env
+            )
+            raise CannotStart(reason) from None
+
+    def _spawn_tasks(
+        self, launch: Launch, many: Tasks, env: dict[str, str], account: Account | None, group: str | None
+    ) -> tuple[int, int]:
+        guise = self._guise(launch, env, account)
+        places = [(place.tasks, place.cores, place.gpus) for place in many.places]
+        order = tasks.Order(
+            guise,
+            launch.user,
+            launch.group,
+            group,
+            launch.stdout,
+            launch.stop_signal,
+            launch.grace,
+            many.after_failure,
+            places,
+        )
+        marks = {key: value for key, value in env.items() if key.startswith("RUNYARD_")}
+        given = os.memfd_create("runyard-tasks", os.MFD_CLOEXEC)
+        receive, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with open(given, "wb", closefd=False) as file:
+                file.write(order.encode())
+            os.lseek(given, 0, os.SEEK_SET)
+            for fd in (given, tell):
+                os.set_inheritable(fd, True)
+            argv = [sys.executable, "-I", "-S", tasks.STARTER, str(given), str(tell), *launch.argv]
+            starter = Launch(launch.run, argv, {}, "/", launch.stdout, launch.stderr)
+            return self._spawn(starter, marks), receive
+        except BaseException:
+            os.close(receive)
+            raise
+        finally:
+            os.close(given)
+            os.close(tell)
 
     def _spawn(self, launch: Launch, env: dict[str, str]) -> int:
         cwd = launch.cwd or "/"
@@ -126,7 +202,7 @@ class Spawner:
             try:
                 os.chdir(cwd)
             except OSError as error:
-                raise CannotStart(_bad_folder(cwd, error)) from None
+                raise CannotStart(reasons.bad_folder(cwd, error)) from None
             self._cwd = cwd
         argv, stdout, stderr = launch.argv, launch.stdout, launch.stderr
         program = argv[0] if "/" in argv[0] else self._find(argv[0], env.get("PATH") or os.defpath)
@@ -153,7 +229,11 @@ class Spawner:
                         self._make_folder(os.path.dirname(stdout))
                         self._make_folder(os.path.dirname(stderr))
                         continue
-                    raise CannotStart(_explain(error, launch, program, env)) from None
+                    reason = None
+                    if error.errno not in (errno.E2BIG, errno.EAGAIN, errno.ENOMEM):
+                        reason = reasons.no_output(error, stdout, stderr)
+                    reason = reason or reasons.bad_program(error, argv, launch.cwd, launch.user, program, env)
+                    raise CannotStart(reason) from None
             raise AssertionError("unreachable")
         finally:
             if launch.umask is not None:
@@ -175,7 +255,7 @@ class Spawner:
                 if candidate[0] == "/":
                     self._programs[name, path] = candidate
                 return candidate
-        raise CannotStart(_no_program(name, path))
+        raise CannotStart(reasons.no_program(name, path))
 
     def _make_folder(self, folder: str) -> None:
         try:
@@ -199,149 +279,6 @@ def needs_fork(launch: Launch, account: Account | None, group: str | None) -> bo
     )
 
 
-def find_account(user: str | None, group: str | None) -> Account:
-    """Look up names or numbers. Raises CannotStart."""
-    uid = gid = groups = None
-    env: dict[str, str] = {}
-    if user is not None:
-        try:
-            entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
-        except (KeyError, OverflowError):
-            raise CannotStart(f"there is no user {user!r} on this host: create the account or name another") from None
-        uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
-        groups = os.getgrouplist(name, gid)
-        env = {"HOME": entry.pw_dir, "USER": name, "LOGNAME": name, "SHELL": entry.pw_shell or "/bin/sh"}
-    if group is not None:
-        try:
-            gid = grp.getgrgid(int(group)).gr_gid if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
-        except (KeyError, OverflowError):
-            raise CannotStart(f"there is no group {group!r} on this host: create it or name another") from None
-        if groups is not None:
-            groups = [gid, *(number for number in groups if number != gid)]
-    if os.geteuid() != 0 and (uid in (None, os.geteuid())) and (gid in (None, os.getegid())):
-        # Nothing to change, and without root no list of groups may be set.
-        uid = gid = groups = None
-    return Account(uid, gid, groups, env)
-
-
-def _fork(
-    launch: Launch,
-    env: dict[str, str],
-    account: Account | None,
-    group: str | None,
-    umask: int,
-    files: tuple[int, int],
-) -> int:
-    """The agent has one thread, so Python code is safe between fork and exec."""
-    for text in (*launch.argv, *env, *env.values(), launch.cwd or "", launch.stdout, launch.stderr):
-        if "\0" in text:
-            raise ValueError
-    limits: list[tuple[str, int, int]] = []
-    for name, value in (launch.rlimits or {}).items():
-        which = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        if which is None:
-            raise CannotStart(f"there is no limit {name!r} on this system")
-        limits.append((name, which, value))
-    receive, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _child(launch, env, account, group, limits, umask, files, tell)
-    os.close(tell)
-    with open(receive, "rb", buffering=0) as pipe:
-        message = pipe.readall()
-    if not message:
-        return pid
-    os.waitpid(pid, 0)
-    number, _, stage = message.decode("utf-8", "replace").partition(" ")
-    error = OSError(int(number), os.strerror(int(number)))
-    if stage == "stdout" and error.errno == errno.EEXIST:
-        raise AlreadyStarted
-    if stage == "exec":
-        raise CannotStart(_explain(error, launch, launch.argv[0], env))
-    if stage == "cwd":
-        raise CannotStart(_bad_folder(launch.cwd or "/", error, launch.user))
-    if stage == "account":
-        raise CannotStart(
-            f"can't become user {launch.user or 'as before'}, group {launch.group or 'of that user'}: "
-            f"{error.strerror}; "
-            f"the agent runs as uid {os.geteuid()}, and only root may start processes for others"
-        )
-    raise CannotStart(f"can't set {stage} for the process: {error.strerror}")
-
-
-def _child(
-    launch: Launch,
-    env: dict[str, str],
-    account: Account | None,
-    group: str | None,
-    limits: list[tuple[str, int, int]],
-    umask: int,
-    files: tuple[int, int],
-    tell: int,
-) -> NoReturn:
-    stage = "session"
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (*IGNORED, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.setsid()
-        stage = "stdout"
-        # Otherwise a umask inherited by the agent could make the files unreadable.
-        os.umask(0o077)
-        out = os.open(launch.stdout, _flags(launch.stdout), _MODE)
-        os.dup2(out, 1)
-        stage = "stderr"
-        os.dup2(out if launch.stderr == launch.stdout else os.open(launch.stderr, _OPEN, _MODE), 2)
-        if account is not None and account.uid is not None and not launch.stdout.startswith("/dev/"):
-            # So that the program may open /dev/stdout and /dev/stderr.
-            os.fchown(1, account.uid, -1)
-            os.fchown(2, account.uid, -1)
-        if group is not None:
-            stage = f"the cgroup {group}"
-            _join(group)
-        stage = "the umask"
-        os.umask(umask)
-        resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        if launch.cores is not None:
-            stage = f"the cores {launch.cores}"
-            os.sched_setaffinity(0, launch.cores)
-        if launch.nice is not None:
-            stage = f"nice {launch.nice}"
-            os.setpriority(os.PRIO_PROCESS, 0, launch.nice)
-        for name, which, value in limits:
-            stage = f"the limit {name} of {value}"
-            resource.setrlimit(which, (value, value))
-        if account is not None:
-            stage = "account"
-            if account.groups is not None:
-                os.setgroups(account.groups)
-            if account.gid is not None:
-                os.setgid(account.gid)
-            if account.uid is not None:
-                os.setuid(account.uid)
-        stage = "cwd"
-        os.chdir(launch.cwd or "/")
-        stage = "exec"
-        os.execvpe(launch.argv[0], launch.argv, env)
-    except OSError as error:
-        os.write(tell, f"{error.errno} {stage}".encode())
-    except MemoryError:
-        os.write(tell, f"{errno.ENOMEM:d} {stage}".encode())
-    except ValueError:
-        # Raised by setrlimit: only root may raise a hard limit.
-        os.write(tell, f"{errno.EPERM:d} {stage}".encode())
-    except BaseException:
-        os.write(tell, f"{errno.EINVAL:d} {stage}".encode())
-    finally:
-        os._exit(127)
-
-
-def _join(group: str) -> None:
-    with open(f"{group}/cgroup.procs", "w") as file:
-        file.write("0")
-
-
 def _flags(path: str) -> int:
     return _OPEN if path.startswith("/dev/") else _NEW
 
@@ -352,81 +289,3 @@ def _set_cores(cores: list[int]) -> None:
     except (OSError, ValueError):
         there = sorted(os.sched_getaffinity(0))
         raise CannotStart(f"can't run on the cores {cores}: this agent may use {there}") from None
-
-
-# What to say ------------------------------------------------------------------------------------------------------
-
-
-def _bad_text(argv: list[str], env: dict[str, str], launch: Launch) -> str:
-    for number, word in enumerate(argv):
-        if "\0" in word:
-            return f"argument {number} of the command contains a NUL byte, which no program can receive: remove it"
-    for key, value in env.items():
-        if not key or "=" in key or "\0" in key:
-            return f"{key!r} can't be the name of an environment variable: it must not be empty nor contain '=' or NUL"
-        if "\0" in value:
-            return f"the environment variable {key} contains a NUL byte, which no program can receive: remove it"
-    return f"a path contains a NUL byte: cwd {launch.cwd!r}, stdout {launch.stdout!r}, stderr {launch.stderr!r}"
-
-
-def _bad_folder(cwd: str, error: OSError, user: str | None = None) -> str:
-    who = f"user {user}" if user is not None else f"the agent (uid {os.geteuid()})"
-    advice: dict[int, str] = {
-        errno.ENOENT: "create it, or set another cwd",
-        errno.ENOTDIR: "set cwd to a folder",
-        errno.EACCES: f"let {who} enter it, or set another cwd",
-    }
-    return f"can't work in the folder {cwd!r}: {error.strerror}; {advice.get(error.errno or 0, 'set another cwd')}"
-
-
-def _no_program(name: str, path: str) -> str:
-    for folder in path.split(":"):
-        candidate = os.path.join(folder, name)
-        if os.path.isfile(candidate):
-            return f"{candidate} is not executable: chmod +x it"
-    return f"there is no program {name!r} in PATH ({path}): install it, or give its full path"
-
-
-def _explain(error: OSError, launch: Launch, program: str, env: dict[str, str]) -> str:
-    number, text = error.errno, error.strerror
-    if number == errno.E2BIG:
-        size = sum(len(os.fsencode(word)) + 9 for word in launch.argv)
-        size += sum(len(os.fsencode(key)) + len(os.fsencode(value)) + 10 for key, value in env.items())
-        return (
-            f"the command and its environment take {size} bytes, more than the kernel passes on "
-            "(about 2 MiB in all, 128 KiB a word): put the data into a file"
-        )
-    if number in (errno.EAGAIN, errno.ENOMEM):
-        return f"the kernel can't make another process now: {text}; see ulimit -u, pids.max and free memory"
-    if not launch.stdout.startswith("/dev/") and not os.path.lexists(launch.stdout):
-        return f"can't create the output file {launch.stdout}: {text}"
-    if not os.path.lexists(launch.stderr):
-        return f"can't create the output file {launch.stderr}: {text}"
-    if "/" not in program:
-        return _no_program(program, env.get("PATH") or os.defpath)
-    shown = os.path.join(launch.cwd or "/", program)
-    checks: list[tuple[Callable[[str], bool], str]] = [
-        (os.path.isdir, f"{shown} is a folder, not a program"),
-        (lambda path: not os.path.exists(path), f"there is no program {shown}: check the path and the cwd"),
-        (lambda path: not os.stat(path).st_mode & 0o111, f"{shown} is not executable: chmod +x it"),
-    ]
-    for applies, reason in checks:
-        try:
-            if applies(shown):
-                return reason
-        except OSError:
-            break
-    if number == errno.ENOENT:
-        return f"{shown} names an interpreter that does not exist in its first line: {_first_line(shown)!r}"
-    if number == errno.ENOEXEC:
-        return f"{shown} is no program that this machine can run: a script needs a first line such as #!/bin/sh"
-    who = f"user {launch.user}" if launch.user is not None else f"the agent (uid {os.geteuid()})"
-    return f"{who} can't execute {shown}: {text}"
-
-
-def _first_line(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.readline(200).rstrip().decode("utf-8", "replace")
-    except OSError:
-        return "?"

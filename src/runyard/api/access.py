@@ -1,18 +1,174 @@
-"""Who made a request, for handlers. `runyard.auth.caller` has the rules."""
+"""Who made a request, for handlers; and what a specification may ask for. `runyard.auth.caller` has the rules.
+
+While accounts are on, `prove` runs before each handler of every front door. What it finds out lies in the ASGI scope;
+what it refuses goes to the exception handlers of the door. Two options of a route change that:
+
+* `opt=PUBLIC`: the route needs no credentials, and none are looked at;
+* `opt=DOOR`: the handler calls `caller_of` itself, which raises what `prove` would have raised: for doors that make their
+  own answers of everything.
+"""
 
 from __future__ import annotations
 
-from runyard.api.context import AnyRequest, context_of
-from runyard.auth.caller import Caller
+import pwd
+from collections.abc import Collection, Sequence
+from typing import Any
 
-#: Where the credentials' check leaves the caller in the ASGI scope.
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
+
+from runyard.api.context import AnyRequest, Context, context_of
+from runyard.auth.audit import Call
+from runyard.auth.caller import Caller, Role
+from runyard.core.record import JobRecord
+from runyard.model.check import refuse
+from runyard.model.errors import Forbidden, RunyardError, Unauthenticated
+from runyard.model.event import AUDIT, Event
+from runyard.model.job import JobSpec
+
+#: Where the credentials' check leaves the caller in the ASGI scope, or why there is none.
 CALLER = "runyard.caller"
+PUBLIC = {"credentials": "none"}
+DOOR = {"credentials": "asked for by the door"}
+
+AnyConnection = ASGIConnection[Any, Any, Any, Any]
+
+
+async def prove(connection: AnyConnection, handler: BaseRouteHandler) -> None:
+    """Litestar's guard. Raises Unauthenticated, Disabled, TooMany."""
+    wanted = handler.opt.get("credentials")
+    if wanted == PUBLIC["credentials"]:
+        return
+    context: Context = connection.app.state.context
+    assert context.auth is not None
+    found: Caller | RunyardError
+    try:
+        found = await context.auth.identify(authorization_of(connection), call_of(connection))
+        if connection.scope.get("method") in ("GET", "HEAD"):
+            found.must_read()
+    except RunyardError as error:
+        if wanted != DOOR["credentials"]:
+            raise
+        found = error
+    connection.scope[CALLER] = found  # type: ignore[literal-required]
 
 
 def caller_of(request: AnyRequest) -> Caller:
     """The caller of this request; while accounts are off, the user who runs the server, as an admin.
 
-    Raises Unauthenticated if accounts are on and the request proves nobody.
+    Raises Unauthenticated if accounts are on and the request proves nobody; also Disabled and TooMany.
     """
-    caller: Caller | None = request.scope.get(CALLER)  # type: ignore[assignment]
-    return caller if caller is not None else Caller(context_of(request).owner)
+    found: Caller | RunyardError | None = request.scope.get(CALLER)  # type: ignore[assignment]
+    if isinstance(found, Caller):
+        return found
+    if found is not None:
+        raise found
+    context = context_of(request)
+    if context.auth is not None and context.auth.enabled:
+        raise Unauthenticated("credentials are needed")
+    return Caller(context.owner)
+
+
+def authorization_of(connection: AnyConnection) -> bytes | None:
+    """The raw `Authorization` header."""
+    for name, value in connection.scope["headers"]:
+        if name == b"authorization":
+            return value
+    return None
+
+
+def call_of(connection: AnyConnection) -> Call:
+    """The request, as the audit trail and the limits on failed logins know it."""
+    client = connection.scope.get("client")
+    return Call(client[0] if client else "local", connection.scope.get("method", ""), connection.scope["path"])
+
+
+async def permitted(request: AnyRequest, specs: Sequence[JobSpec | RunyardError]) -> list[JobSpec | RunyardError]:
+    """The specifications as the caller may submit them: with the account they run as, or with the reason why not.
+
+    Every door calls this before `Service.submit`. Raises Forbidden if the caller may submit nothing.
+    """
+    caller = caller_of(request)
+    caller.must_submit()
+    if caller.is_admin and caller.os_user is None:
+        return list(specs)
+    names = {spec.name for spec in specs if isinstance(spec, JobSpec) and spec.name is not None}
+    made: list[JobSpec | RunyardError] = []
+    for spec in specs:
+        try:
+            made.append(await _permitted(request, caller, spec, names) if isinstance(spec, JobSpec) else spec)
+        except RunyardError as error:
+            made.append(error)
+    return made
+
+
+async def _permitted(request: AnyRequest, caller: Caller, spec: JobSpec, names: set[str]) -> JobSpec:
+    context = context_of(request)
+    if caller.role is Role.USER:
+        for item in spec.after:
+            ref = item if isinstance(item, str) else item.job
+            # What it waits for tells how that went.
+            other = None if ref in names else await context.service.look_up(ref)
+            if other is not None:
+                caller.must_see(other.owner)
+    return _as_account(caller, spec, context.min_uid)
+
+
+def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:
+    """Sees to the account of the operating system. Raises Forbidden, InvalidInput."""
+    own = caller.os_user
+    if spec.user is not None or spec.group is not None:
+        if caller.is_admin:
+            return spec
+        if spec.group is not None or spec.user != own:
+            raise Forbidden("only admins choose the account of the operating system that a job runs as")
+    if own is None:
+        return spec
+    try:
+        entry = pwd.getpwnam(own)
+    except KeyError:
+        raise refuse("user", own, "there is no such account on this host, and jobs run as their owners") from None
+    if entry.pw_uid < min_uid:
+        raise Forbidden(f"jobs of {own!r} can't run: its number {entry.pw_uid} is below [auth] min_uid ({min_uid})")
+    return msgspec.structs.replace(spec, user=own, cwd=spec.cwd or entry.pw_dir)
+
+
+def owner_filter(caller: Caller, wanted: str | None) -> str | None:
+    """Whose jobs a list shows: `wanted` if given. None means everybody's. Raises Forbidden."""
+    if wanted is not None:
+        caller.must_see(wanted)
+        return wanted
+    return caller.name if caller.role is Role.USER else None
+
+
+async def find_seen(request: AnyRequest, ref: str) -> JobRecord:
+    """The job that a reference means, if the caller may see it. Raises NotFound, Forbidden."""
+    record = await _find(request, ref)
+    caller_of(request).must_see(record.owner)
+    return record
+
+
+async def find_own(request: AnyRequest, ref: str) -> JobRecord:
+    """The job that a reference means, if the caller may change it. Raises NotFound, Forbidden."""
+    record = await _find(request, ref)
+    caller_of(request).must_change(record.owner)
+    return record
+
+
+async def _find(request: AnyRequest, ref: str) -> JobRecord:
+    caller = caller_of(request)
+    own = caller.name if caller.role is Role.USER else None
+    return await context_of(request).service.find(ref, own)
+
+
+async def visible(request: AnyRequest, events: Collection[Event]) -> list[Event]:
+    """Those of the events that the caller may see: of jobs that it may see, and of nodes; to admins all."""
+    caller = caller_of(request)
+    if caller.is_admin:
+        return list(events)
+    shown = [event for event in events if not event.type.startswith(AUDIT)]
+    if caller.role is not Role.USER:
+        return shown
+    owners = await context_of(request).owners({event.job for event in shown if event.job})
+    return [event for event in shown if not event.job or owners.get(event.job) == caller.name]

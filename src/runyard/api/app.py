@@ -6,10 +6,12 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.types import ASGIApp
 
+from runyard.api.access import prove
 from runyard.api.context import Context
 from runyard.api.gate import Gate
 from runyard.api.health import HEALTH_ROUTES
 from runyard.api.meproc.door import MeprocDoor
+from runyard.api.modelbox.door import ModelboxDoor
 from runyard.api.native import native_router
 from runyard.api.openapi import openapi_route
 from runyard.api.problem import EXCEPTION_HANDLERS
@@ -22,10 +24,15 @@ def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors
     app = Litestar(
         route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route, MeprocDoor(context, doors.meproc).router()],
         exception_handlers=EXCEPTION_HANDLERS,
+        guards=[prove] if context.auth is not None and context.auth.enabled else [],
         openapi_config=None,
         state=State({"context": context}),
         # The gate before it counts the same bytes, and answers in our words.
         request_max_body_size=None,
         logging_config=None,
     )
+    if doors.modelbox.enabled:
+        modelbox = ModelboxDoor(context, doors.modelbox)
+        app.register(modelbox.router())
+        context.at_start.append(modelbox.load)
     return Gate(app, rules, max_body)

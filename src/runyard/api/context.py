@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 from litestar import Request
 
+from runyard.auth.authenticator import Authenticator
 from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
+from runyard.service.flows import Flows
 from runyard.service.output import OutputReader
 from runyard.service.service import Service
 from runyard.telemetry.host import HostSampler
 
 AnyRequest = Request[Any, Any, Any]
+_MOST_OWNERS = 100_000
 
 
 class Context:
     """One for each server; found at `app.state.context`."""
 
-    def __init__(self, service: Service, host: HostSampler, owner: str, max_streams: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        host: HostSampler,
+        owner: str,
+        max_streams: int,
+        max_batch: int,
+        auth: Authenticator | None = None,
+        min_uid: int = 1000,
+    ) -> None:
         self.service = service
         self.output = OutputReader(service.engine)
+        self.flows = Flows(service.engine)
         self.host = host
         self.owner = owner
         """Whose the jobs are while there are no accounts: the user who runs the server."""
         self.max_batch = max_batch
+        self.auth = auth
+        """Checks credentials; None where there are no accounts at all."""
+        self.min_uid = min_uid
+        """Of the accounts of the operating system that jobs may run as."""
+        self._owners: OrderedDict[int, str] = OrderedDict()
+        self.at_start: list[Callable[[], Awaitable[None]]] = []
+        """What front doors do once the engine has started, before anybody is answered."""
         self._max_streams = max_streams
         self._streams = 0
+
+    async def owners(self, jobs: set[int]) -> dict[int, str]:
+        """Whose jobs these are, of those that are known. An owner never changes, so who asks often asks memory."""
+        found: dict[int, str] = {}
+        missing: list[int] = []
+        for job in jobs:
+            record = self.service.engine.record(job)
+            owner = record.owner if record is not None else self._owners.get(job)
+            if owner is None:
+                missing.append(job)
+            else:
+                self._remember(job, owner)
+                found[job] = owner
+        if missing:
+            for job, owner in (await asyncio.to_thread(self.service.engine.store.owners, missing)).items():
+                self._remember(job, owner)
+                found[job] = owner
+        return found
+
+    def _remember(self, job: int, owner: str) -> None:
+        self._owners[job] = owner
+        if len(self._owners) > _MOST_OWNERS:
+            self._owners.popitem(last=False)
 
     def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same pieces, counted as an open stream. Raises TooMany at once if too many are open."""

@@ -9,6 +9,7 @@ from litestar import Response, get, route
 from litestar.openapi.datastructures import ResponseSpec
 
 import runyard
+from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest, context_of
 
 
@@ -32,7 +33,13 @@ def _says(kind: Any, text: str, **media: Any) -> ResponseSpec:
     return ResponseSpec(kind, description=text, generate_examples=False, **media)
 
 
-@route("/livez", http_method=["GET", "HEAD"], responses={200: _says(Health, "It is.")}, summary="Is the server alive?")
+@route(
+    "/livez",
+    http_method=["GET", "HEAD"],
+    opt=PUBLIC,
+    responses={200: _says(Health, "It is.")},
+    summary="Is the server alive?",
+)
 async def live(request: AnyRequest) -> Response[bytes]:
     """Answers while the event loop turns."""
     return _plain(Health("ok"))
@@ -41,6 +48,7 @@ async def live(request: AnyRequest) -> Response[bytes]:
 @route(
     "/readyz",
     http_method=["GET", "HEAD"],
+    opt=PUBLIC,
     responses={200: _says(Health, "It can."), 503: _says(Health, "It can't now.")},
     summary="Can the server take and run jobs?",
 )
@@ -56,7 +64,12 @@ async def ready(request: AnyRequest) -> Response[bytes]:
     return _plain(Health("ok" if fine else "unavailable", checks), 200 if fine else 503)
 
 
-@get("/version", responses={200: _says(Version, "Of the server, and of its API.")}, summary="The server's version")
+@get(
+    "/version",
+    opt=PUBLIC,
+    responses={200: _says(Version, "Of the server, and of its API.")},
+    summary="The server's version",
+)
 async def version(request: AnyRequest) -> Response[bytes]:
     return _plain(Version(runyard.__version__, "v1"))
 

@@ -13,6 +13,7 @@ from litestar import Litestar, Response, get
 from litestar.openapi import OpenAPIConfig
 
 import runyard
+from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest
 from runyard.api.health import HEALTH_ROUTES, Health, Version
 from runyard.api.native import events, jobs, native_router, nodes, schedules
@@ -81,7 +82,7 @@ def openapi_text() -> str:
     return msgspec.json.format(msgspec.json.encode(openapi_document(), order="deterministic"), indent=2).decode() + "\n"
 
 
-@get("/openapi.json", include_in_schema=False)
+@get("/openapi.json", include_in_schema=False, opt=PUBLIC)
 async def openapi_route(request: AnyRequest) -> Response[bytes]:
     return Response(msgspec.json.encode(openapi_document()), media_type="application/json")
 

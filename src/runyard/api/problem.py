@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+CHALLENGE = 'Bearer realm="runyard", Basic realm="runyard", charset="UTF-8"'
+
 _CODES = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "too_large"}
 
 
@@ -44,8 +46,16 @@ def problem_body(error: RunyardError) -> dict[str, Any]:
 
 def problem_response(error: RunyardError) -> Response[bytes]:
     body = msgspec.json.encode(problem_body(error))
-    headers = {"Retry-After": "1"} if error.status in (429, 503, 507) else None
-    return Response(body, status_code=error.status, media_type=MEDIA_TYPE, headers=headers)
+    return Response(body, status_code=error.status, media_type=MEDIA_TYPE, headers=refusal_headers(error))
+
+
+def refusal_headers(error: RunyardError) -> dict[str, str]:
+    """What HTTP says beside a failure: how to prove oneself (RFC 9110, 11.6.1), when to try again."""
+    if error.status == 401:
+        return {"WWW-Authenticate": CHALLENGE}
+    if error.status in (429, 503, 507):
+        return {"Retry-After": str(error.fields.get("retry_after", 1))}
+    return {}
 
 
 def _on_runyard_error(_: Request[Any, Any, Any], error: RunyardError) -> Response[bytes]:

@@ -7,6 +7,7 @@ import gc
 import getpass
 import hashlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,10 +19,11 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from runyard.api.accounts import check_auth, follow_changes, set_up
 from runyard.api.app import create_app
 from runyard.api.context import Context
 from runyard.api.gather import GatheringProtocol
-from runyard.auth.origin import OriginRules, is_loopback, own_names
+from runyard.auth.origin import OriginRules, own_names
 from runyard.core.claim import Policy
 from runyard.executors.local import LocalExecutor
 from runyard.executors.worker import WorkerExecutor
@@ -53,7 +55,7 @@ def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = Fa
 
     Raises ConfigError, Conflict or StorageFull if the server can't start.
     """
-    check_bind(config)
+    check_auth(config)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # What is no HTTP is answered with 400. A line for each would let anybody fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -64,9 +66,10 @@ def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = Fa
         if port is not None:
             ports[door] = port
     listeners: dict[str, socket.socket] = {}
+    hosts = {"modelbox": config.doors.modelbox.host}
     try:
         for door, port in ports.items():
-            listeners[door] = _listen(config.server.host, port)
+            listeners[door] = _listen(hosts.get(door) or config.server.host, port)
         with uvloop_runner() as runner:
             return runner.run(_serve(config, listeners, jobs or []))
     finally:
@@ -78,18 +81,6 @@ def uvloop_runner() -> asyncio.Runner:
     import uvloop
 
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
-def check_bind(config: Config) -> None:
-    """Raises ConfigError if the address can be reached from elsewhere while anybody may do everything."""
-    host = config.server.host
-    if not is_loopback(host) and not config.auth.enabled:
-        raise ConfigError(
-            f"refusing to listen on {host!r}: without accounts, everybody who reaches this port could start processes "
-            "as you. Listen on 127.0.0.1 and reach it through an SSH tunnel (ssh -L 7070:127.0.0.1:7070 HOST)"
-        )
-    if config.auth.enabled:
-        raise ConfigError("[auth] enabled is set, but this version has no accounts yet: take it out")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -146,9 +137,21 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     policy = Policy(scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores)
     engine = Engine(store, {"local": executor, "python": worker}, output, policy)
     limits = config.limits
-    service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch))
+    unit_dirs = tuple(map(os.path.abspath, config.flows.unit_dirs))
+    service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch, unit_dirs))
+    try:
+        auth = await set_up(config, store, engine)
+    except BaseException:
+        store.close()
+        raise
     context = Context(
-        service, HostSampler(folder), getpass.getuser(), config.server.max_streams, config.limits.max_batch
+        service,
+        HostSampler(folder),
+        getpass.getuser(),
+        config.server.max_streams,
+        config.limits.max_batch,
+        auth,
+        config.auth.min_uid,
     )
     rules = OriginRules(
         own_names(config.server.host, config.server.allowed_hosts), frozenset(config.server.allowed_origins)
@@ -181,7 +184,11 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         await engine.start()
         background = await start_hooks(config.hooks, engine)
         background += [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
+        if auth.enabled:
+            background.append(asyncio.create_task(follow_changes(context)))
         await _submit_once(service, context.owner, jobs)
+        for act in context.at_start:
+            await act()
         # What is there now stays: the collector need not look at it again, nor look often at short-lived records.
         gc.collect()
         gc.freeze()

@@ -6,30 +6,14 @@ account that the credentials of the request prove (`runyard.api.access.caller_of
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 
 import msgspec
 
+from runyard.model.account import Role, Scope
 from runyard.model.errors import Forbidden
 
-
-class Role(StrEnum):
-    """What an account may do at most; each role includes the ones before it."""
-
-    VIEWER = "viewer"
-    """Sees all jobs, changes nothing."""
-    USER = "user"
-    """Submits jobs, sees and changes its own."""
-    ADMIN = "admin"
-    """Sees and changes everything, stops the service, looks after accounts."""
-
-
-class Scope(StrEnum):
-    """What a token may be used for; a session or a password has all of them."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
+__all__ = ["Caller", "Role", "Scope"]
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -40,6 +24,8 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[Scope] = frozenset(Scope)
     os_user: str | None = None
     """The account of the operating system under which this caller's jobs run; None means the server's own."""
+    witness: Callable[[str, str], None] | None = None
+    """Is told of what goes into the audit trail: the type of the event, and what the caller was about to do."""
 
     @property
     def is_admin(self) -> bool:
@@ -58,24 +44,38 @@ class Caller(msgspec.Struct, frozen=True):
 
     # The same rules as demands. A job that may not be seen is refused, not hidden: ids tell nothing.
 
+    def must_read(self) -> None:
+        """For what belongs to nobody in particular: nodes, figures. Raises Forbidden."""
+        if Scope.READ not in self.scopes:
+            raise self._refusal(f"the token of {self.name!r} lacks the scope read")
+
     def must_see(self, owner: str) -> None:
         """Raises Forbidden."""
         if not self.may_see(owner):
-            raise Forbidden(f"{self.name!r} may not see jobs of {owner!r}")
+            raise self._refusal(f"{self.name!r} may not see jobs of {owner!r}")
 
     def must_submit(self) -> None:
         """Raises Forbidden."""
         if not self.may_submit():
-            raise Forbidden(
+            raise self._refusal(
                 f"{self.name!r} may only look: submitting takes the role user and a token with the scope write"
             )
 
     def must_change(self, owner: str) -> None:
         """Raises Forbidden."""
         if not self.may_change(owner):
-            raise Forbidden(f"{self.name!r} may not change jobs of {owner!r}")
+            raise self._refusal(f"{self.name!r} may not change jobs of {owner!r}")
+        if self.name != owner and self.witness is not None:
+            self.witness("auth.admin", f"changes a job of {owner!r}")
 
-    def must_administrate(self) -> None:
-        """Raises Forbidden."""
+    def must_administrate(self, what: str = "administrates") -> None:
+        """`what` is for the audit trail. Raises Forbidden."""
         if not self.is_admin:
-            raise Forbidden(f"{self.name!r} is no admin, or its token lacks the scope admin")
+            raise self._refusal(f"{self.name!r} is no admin, or its token lacks the scope admin")
+        if self.witness is not None:
+            self.witness("auth.admin", what)
+
+    def _refusal(self, detail: str) -> Forbidden:
+        if self.witness is not None:
+            self.witness("auth.refused", detail)
+        return Forbidden(detail)

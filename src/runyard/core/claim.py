@@ -18,7 +18,7 @@ class Policy(NamedTuple):
 
 
 class Vector(NamedTuple):
-    """Amounts of what a node has. Every run takes one slot; an exclusive one takes the node's all."""
+    """Amounts of what a node has. Every task takes one slot; an exclusive run takes the node's all."""
 
     cores: int
     gpus: int
@@ -72,5 +72,5 @@ def claim_of(spec: JobSpec, policy: Policy) -> Claim:
     cores = need.cores_per_task
     if not cores and policy.default_cores and spec.lifecycle is Lifecycle.ONCE:
         cores = policy.default_cores
-    each = Vector(tasks * cores, tasks * need.gpus_per_task, need.memory, 1)
+    each = Vector(tasks * cores, tasks * need.gpus_per_task, need.memory, tasks)
     return Claim(spec.executor, count, each, need.exclusive, spec.time_limit or policy.assumed_time)

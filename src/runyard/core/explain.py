@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from runyard.core.claim import Claim, claim_of
+from runyard.core.claim import Claim, Vector, claim_of
 from runyard.core.outcome import exit_text
 from runyard.core.reactor import Reactor
 from runyard.core.record import JobRecord, Replica
 from runyard.model.job import Condition, Explanation
+from runyard.model.node import Share
 from runyard.model.state import ENDED, State, Why
 
 #: Blockers listed at most: a person reads them.
@@ -113,6 +114,8 @@ def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str,
     if claim.light:
         limit = reactor.policy.max_running
         return f"Every node runs as many processes as it may ({limit}).", [{"kind": "limit", "max_running": limit}]
+    slots = claim.exclusive or claim.each.slots > 1
+    holders = [row for row in scheduler.pool.holders(claim.executor, slots=slots) if _in_the_way(claim, row[2])]
     blockers = [
         {
             "kind": "job",
@@ -121,20 +124,54 @@ def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str,
             "holds": [{"node": s.node, "cores": s.cores, "gpus": s.gpus, "memory": s.memory} for s in shares],
             "until": _time(until),
         }
-        for run, until, shares in scheduler.pool.holders(claim.executor, slots=claim.exclusive)
+        for run, until, shares in holders
     ]
-    ahead = "" if blockers else " Jobs ahead of it in the queue hold reservations."
-    return f"It waits for {_claim_text(claim)}; {len(blockers)} runs hold resources.{ahead}", blockers
+    wanted = f"It waits for {_claim_text(claim)}"
+    if not holders:
+        return f"{wanted}. Jobs ahead of it in the queue hold reservations.", blockers
+    run, _, shares = holders[0]
+    name = reactor.jobs[run.job].spec.name or run.job
+    more = f", and {len(holders) - 1} more runs are in its way" if len(holders) > 1 else ""
+    return f"{wanted}; job {name} holds {'; '.join(map(_share_text, shares))}{more}.", blockers
+
+
+def _in_the_way(claim: Claim, shares: list[Share]) -> bool:
+    """Does the holder of these have any of what is wanted?"""
+    each = claim.each
+    return any(
+        claim.exclusive
+        or share.exclusive
+        or bool(each.cores and share.cores)
+        or bool(each.gpus and share.gpus)
+        or bool(each.memory and share.memory)
+        or not (each.cores or each.gpus or each.memory)
+        for share in shares
+    )
+
+
+def _share_text(share: Share) -> str:
+    if share.exclusive:
+        return f"all of {share.node}"
+    amount = Vector(len(share.cores), len(share.gpus), share.memory, share.tasks)
+    return f"{_amount_text(amount) or 'a place'} of {share.node}"
 
 
 def _claim_text(claim: Claim) -> str:
-    parts = [f"{claim.each.cores} cores"] if claim.each.cores else []
-    parts += [f"{claim.each.gpus} GPUs"] if claim.each.gpus else []
-    parts += [f"{claim.each.memory} bytes of memory"] if claim.each.memory else []
+    parts = [text] if (text := _amount_text(claim.each)) else []
     if claim.exclusive:
         parts.append("a whole node" if claim.nodes == 1 else "whole nodes")
     text = ", ".join(parts) or "a place"
     return text if claim.nodes == 1 else f"{claim.nodes} nodes with {text} each"
+
+
+def _amount_text(amount: Vector) -> str:
+    named = ((amount.cores, "core"), (amount.gpus, "GPU"))
+    parts = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in named if count]
+    if amount.memory:
+        parts.append(f"{amount.memory} bytes of memory")
+    if not parts and amount.slots > 1:
+        parts.append(f"{amount.slots} process slots")
+    return ", ".join(parts)
 
 
 def _due(replica: Replica) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from runyard.core.record import JobRecord
@@ -113,10 +115,27 @@ class NodeLost(_Input, frozen=True):
     node: str
 
 
+class Note(_Input, frozen=True):
+    """Facts that concern no job, for the record: each becomes one event, a type and its data."""
+
+    facts: list[tuple[str, dict[str, Any]]]
+
+
 class Tick(_Input, frozen=True):
     """Time has passed: whatever is due by now happens."""
 
 
 Input = (
-    Submit | Cancel | RestartJob | SendSignal | Amend | Delete | RunStarted | RunExited | NodeSynced | NodeLost | Tick
+    Submit
+    | Cancel
+    | RestartJob
+    | SendSignal
+    | Amend
+    | Delete
+    | RunStarted
+    | RunExited
+    | NodeSynced
+    | NodeLost
+    | Note
+    | Tick
 )

@@ -47,7 +47,7 @@ class Place:
     def amount(self, share: Share) -> Vector:
         if share.exclusive:
             return self.total
-        return Vector(len(share.cores), len(share.gpus), share.memory, 1)
+        return Vector(len(share.cores), len(share.gpus), share.memory, share.tasks)
 
     def take(self, run: RunKey, share: Share, until: float) -> None:
         amount = self.amount(share)
@@ -72,7 +72,7 @@ class Place:
         want = self.want(claim)
         cores = _named(_lowest(self.cores, want.cores), self.node.cores)
         gpus = _named(_lowest(self.gpus, want.gpus), self.node.gpus)
-        return Share(self.node.name, cores, gpus, want.memory, claim.exclusive)
+        return Share(self.node.name, cores, gpus, want.memory, claim.exclusive, claim.each.slots)
 
 
 def _lowest(mask: int, count: int) -> int:
@@ -282,7 +282,9 @@ class Pool:
         most = Vector(*(max(amounts) for amounts in zip(*(total for total, _ in sizes), strict=True)))
         wants = [
             f"{want} {what}, the largest node has {has}"
-            for what, want, has in zip(("cores", "GPUs", "bytes of memory", "slots"), claim.each, most, strict=True)
+            for what, want, has in zip(
+                ("cores", "GPUs", "bytes of memory", "process slots"), claim.each, most, strict=True
+            )
             if want > has
         ]
         return "needs " + "; ".join(wants or ["a node with all of it at once, and there is none"])
@@ -292,7 +294,7 @@ class Pool:
         rows = [
             (run, until, shares)
             for run, (until, shares) in self.held.items()
-            if (slots or any(share.cores or share.gpus or share.memory or share.exclusive for share in shares))
+            if (slots or any(share != Share(share.node, [], [], 0) for share in shares))
             and any(self.places[share.node].node.executor == executor for share in shares if share.node in self.places)
         ]
         return sorted(rows, key=lambda row: row[1])

@@ -24,6 +24,7 @@ from runyard.core.inputs import (
     NewJob,
     NodeLost,
     NodeSynced,
+    Note,
     RestartJob,
     RunExited,
     RunStarted,
@@ -65,6 +66,7 @@ class Reactor(StateMachine):
             RunExited: self._run_exited,
             NodeSynced: self._node_synced,
             NodeLost: self._node_lost,
+            Note: self._note,
             Tick: lambda _: None,
         }
 
@@ -241,6 +243,11 @@ class Reactor(StateMachine):
             raise Conflict("the job has not ended; cancel it first")
         self.seq += 1
         self._out.append(Event(self.seq, self._now, "job.deleted", event.job, None, 0, 0, None))
+
+    def _note(self, event: Note) -> None:
+        for type, data in event.facts:
+            self.seq += 1
+            self._out.append(Event(self.seq, self._now, type, 0, None, 0, 0, data))
 
     # Reports ------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from runyard.model import wire
 from runyard.model.errors import Conflict, Unavailable
 from runyard.model.ids import RunKey
 from runyard.model.node import Node
+from runyard.model.secrets import is_secret
 
 log = logging.getLogger(__name__)
 
@@ -427,6 +428,7 @@ def start_agent(
     import runyard
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pass_env = [name for name in pass_env if not is_secret(name)]
     names = {*_ENVIRONMENT, *pass_env}
     env = {key: value for key, value in os.environ.items() if key in names or key.startswith("LC_")}
     # The agent must find this very package, installed or not; its children do not get this variable.

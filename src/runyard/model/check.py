@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from runyard.model.errors import InvalidInput
+from runyard.model.flow import Flow
 from runyard.model.job import Dependency, JobSpec, Lifecycle
 from runyard.model.quantity import parse_duration, parse_size
 from runyard.model.signals import signal_number
@@ -24,6 +25,9 @@ MAX_ARG_BYTES = 128 * 1024 - 1
 """Linux's MAX_ARG_STRLEN: one argument, or one `NAME=value` of the environment, can't be longer."""
 MAX_ENV = 4096
 MAX_LABELS = 64
+MAX_GRAPH = 4 * 1024 * 1024
+"""Bytes of a flow's document."""
+MAX_UNIT_DIRS = 64
 MAX_AFTER = 1000
 MAX_REPLICAS = 10_000
 MAX_SECONDS = 10 * 366 * 86400.0
@@ -33,7 +37,7 @@ _decoder = msgspec.json.Decoder(JobSpec)
 _QUANTITIES: dict[str, dict[str, Callable[[str], float]]] = {
     "": {"time_limit": parse_duration},
     "restart": dict.fromkeys(("delay", "max_delay", "reset_after"), parse_duration),
-    "stop": {"grace": parse_duration},
+    "stop": dict.fromkeys(("grace", "after_failure"), parse_duration),
     "resources": {"memory": parse_size},
     "output": {"max_size": parse_size},
     "limits": dict.fromkeys(("file_size", "address_space", "core_size", "stack", "memory"), parse_size),
@@ -46,7 +50,7 @@ _PARTS: dict[str, type[msgspec.Struct]] = {
     name: field.type if isinstance(field.type, type) else field.type.__args__[0]
     for field in msgspec.structs.fields(JobSpec)
     for name in (field.name,)
-    if name in ("schedule", "restart", "resources", "stop", "limits", "output")
+    if name in ("flow", "schedule", "restart", "resources", "stop", "limits", "output")
 }
 
 
@@ -178,8 +182,12 @@ def check_spec(spec: JobSpec) -> JobSpec:
 
 
 def _check_program(spec: JobSpec) -> None:
-    if (spec.command is None) == (spec.script is None):
-        raise refuse("command", spec.command, "exactly one of `command` and `script` must be given")
+    if (spec.command is not None) + (spec.script is not None) + (spec.flow is not None) != 1:
+        raise refuse("command", spec.command, "exactly one of `command`, `script` and `flow` must be given")
+    if spec.flow is not None:
+        check_flow(spec.flow)
+        _check_host(spec)
+        return
     if spec.script is not None:
         if not spec.script.strip():
             raise refuse("script", spec.script, "must not be empty")
@@ -192,6 +200,44 @@ def _check_program(spec: JobSpec) -> None:
         raise refuse("command", len(command), f"at most {MAX_ARGS} arguments")
     for index, argument in enumerate(command):
         _check_text(f"command[{index}]", argument, MAX_ARG_BYTES, lines=True)
+
+
+def check_flow(flow: Flow) -> None:
+    """What can be said of a flow without looking into its document. Raises InvalidInput."""
+    if (flow.graph is None) == (flow.path is None):
+        raise refuse("flow", flow.path, "exactly one of `flow.graph` and `flow.path` must be given")
+    if flow.graph is not None:
+        if not flow.graph.strip():
+            raise refuse("flow.graph", flow.graph, "must not be empty")
+        _check_text("flow.graph", flow.graph, MAX_GRAPH, lines=True)
+    if len(flow.arguments) > MAX_ARGS:
+        raise refuse("flow.arguments", len(flow.arguments), f"at most {MAX_ARGS} arguments")
+    for name, value in flow.arguments.items():
+        check_name("flow.arguments", name)
+        _check_text(f"flow.arguments.{name}", value, MAX_ARG_BYTES, lines=True)
+    if len(flow.unit_dirs) > MAX_UNIT_DIRS:
+        raise refuse("flow.unit_dirs", len(flow.unit_dirs), f"at most {MAX_UNIT_DIRS} folders")
+    paths = [("flow.path", flow.path), ("flow.trace", flow.trace)]
+    paths += [(f"flow.unit_dirs[{index}]", folder) for index, folder in enumerate(flow.unit_dirs)]
+    for field, path in paths:
+        if path is None:
+            continue
+        _check_text(field, path, 4096)
+        if not path.startswith("/"):
+            raise refuse(field, path, "must be an absolute path: the server has no notion of where you are")
+
+
+def _check_host(spec: JobSpec) -> None:
+    """A flow has a process of the server's own: what is said of processes must suit that one."""
+    if spec.executor != "local":
+        raise refuse("executor", spec.executor, "must be `local` for a flow")
+    for field in ("user", "group"):
+        if getattr(spec, field) is not None:
+            raise refuse(field, getattr(spec, field), "can't be given with `flow`: flows run as the server's account")
+    if spec.replicas != 1:
+        raise refuse("replicas", spec.replicas, "must be 1 for a flow: its addresses and files can't be shared")
+    if spec.resources.tasks != 1:
+        raise refuse("resources.tasks", spec.resources.tasks, "must be 1 for a flow: it is one process")
 
 
 def _check_env(env: dict[str, str]) -> None:
@@ -221,6 +267,7 @@ def _check_numbers(spec: JobSpec) -> None:
     _check_range("resources.gpus_per_task", resources.gpus_per_task, 0, 10_000)
     _check_range("resources.memory", resources.memory, 0, 1 << 60)
     _check_range("stop.grace", stop.grace, 0.0, 86400.0)
+    _check_range("stop.after_failure", stop.after_failure, 0.0, MAX_SECONDS)
     if restart is not None:
         _check_range("restart.delay", restart.delay, 0.0, MAX_SECONDS)
         _check_range("restart.max_delay", restart.max_delay, 0.0, MAX_SECONDS)

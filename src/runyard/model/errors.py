@@ -77,6 +77,14 @@ class TooMany(RunyardError):
     title = "Too many at once"
 
 
+class Unauthenticated(RunyardError):
+    """The request proves nobody: no credentials, wrong ones, or ones that have expired."""
+
+    code = "unauthenticated"
+    status = 401
+    title = "Who is asking?"
+
+
 class Forbidden(RunyardError):
     """The caller may not do this."""
 

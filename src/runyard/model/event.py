@@ -21,11 +21,21 @@ EVENT_TYPES = (
     "run.exited",
     "node.up",
     "node.down",
+    "auth.login",
+    "auth.refused",
+    "auth.admin",
+    "user.added",
+    "user.changed",
+    "user.removed",
+    "token.created",
+    "token.revoked",
 )
+#: What only admins get to see: who logs in, who is refused, who changes accounts.
+AUDIT = ("auth.", "user.", "token.")
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One fact. `job` is 0 for events about nodes; `attempt` is 0 for events about a whole job."""
+    """One fact. `job` is 0 for events about nodes and accounts; `attempt` is 0 for events about a whole job."""
 
     seq: int
     at: float

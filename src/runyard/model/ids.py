@@ -15,9 +15,10 @@ EPOCH = 1_704_067_200_000
 GENERATOR_BITS, SEQUENCE_BITS = 14, 10
 MAX_ID = (1 << 63) - 1
 
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
-_VALUE = {char: value for value, char in enumerate(_ALPHABET)}
+#: The digits of base 58, without those that look alike.
+ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
+_VALUE = {char: value for value, char in enumerate(ALPHABET)}
 
 
 class RunKey(NamedTuple):
@@ -65,8 +66,8 @@ def f58(number: int) -> str:
         number, rest = divmod(number, 58 * 58)
         digits = _PAIRS[rest] + digits
     if number or not digits:
-        return "ƒ" + _ALPHABET[number] + digits
-    return "ƒ" + digits.lstrip(_ALPHABET[0])
+        return "ƒ" + ALPHABET[number] + digits
+    return "ƒ" + digits.lstrip(ALPHABET[0])
 
 
 def parse_job_id(text: str) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from runyard.model.flow import FLOW_KIND, Flow
 from runyard.model.quantity import Duration, Size
 from runyard.model.state import State
 
@@ -95,6 +96,7 @@ class Resources(_Part, frozen=True):
     nodes: int = 0
     """Spread over exactly this many nodes; 0 means any one node that fits."""
     tasks: int = 1
+    """Processes of each run. They start and end together: what one of them runs is known by `RUNYARD_TASK_RANK`."""
     cores_per_task: int = 0
     gpus_per_task: int = 0
     memory: Size = 0
@@ -107,6 +109,8 @@ class Stop(_Part, frozen=True):
     signal: str = "SIGTERM"
     grace: Duration = 10.0
     """Time between the signal and SIGKILL."""
+    after_failure: Duration = 30.0
+    """Of a run with several tasks: time that the others get to end by themselves when one has failed."""
 
 
 class Limits(_Part, frozen=True):
@@ -138,7 +142,9 @@ class Output(_Part, frozen=True):
 class JobSpec(_Part, frozen=True):
     command: list[str] | None = None
     script: str | None = None
-    """Text for `/bin/sh`. Exactly one of `command` and `script` is given."""
+    """Text for `/bin/sh`."""
+    flow: Flow | None = None
+    """A graph. Exactly one of `command`, `script` and `flow` is given."""
     name: str | None = None
     env: dict[str, str] = {}
     cwd: str | None = None
@@ -165,8 +171,13 @@ class JobSpec(_Part, frozen=True):
 
     @property
     def argv(self) -> list[str]:
-        """The program and its arguments, whichever way it was given."""
+        """The program and its arguments, unless it is a flow, which the shell gives a host."""
         return self.command if self.command is not None else ["/bin/sh", "-c", self.script or "", "sh"]
+
+    @property
+    def kind(self) -> str:
+        """`JobDoc.kind` of such a job, unless its front door has a word of its own."""
+        return FLOW_KIND if self.flow is not None else KIND[self.lifecycle]
 
     @property
     def restart_rule(self) -> Restart:
@@ -178,7 +189,7 @@ class JobSpec(_Part, frozen=True):
 _NO_RESTART = Restart()
 _SERVICE_RESTART = Restart(policy=RestartPolicy.ALWAYS)
 
-#: `JobDoc.kind` for each lifecycle of the native door; other doors name their own (`flow`, `project`, `task`).
+#: `JobDoc.kind` for each lifecycle; a flow is a `flow`, and front doors name their own (`project`, `task`).
 KIND = {Lifecycle.ONCE: "batch", Lifecycle.SERVICE: "service", Lifecycle.CRON: "cron"}
 
 

@@ -16,10 +16,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
-    """What one run holds on one node: named cores, named GPUs, bytes of memory."""
+    """What one run holds on one node: named cores, named GPUs, bytes of memory, places in the process table."""
 
     node: str
     cores: list[int]
     gpus: list[int]
     memory: int
     exclusive: bool = False
+    tasks: int = 1
+    """How many processes it may have there at most."""

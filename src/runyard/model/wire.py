@@ -18,7 +18,7 @@ import msgspec
 
 from runyard.model.ids import RunKey
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_FRAME = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
@@ -28,6 +28,24 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
 
 
 # Executor to agent ------------------------------------------------------------------------------------------------
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one node gives to a run of several tasks."""
+
+    tasks: int
+    cores: list[int] | None
+    """To be parted among the tasks; None leaves them where they are."""
+    gpus: list[int] | None
+    """The same, for `CUDA_VISIBLE_DEVICES`."""
+
+
+class Tasks(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The processes of one run: ranks count through the places."""
+
+    places: list[Place]
+    after_failure: float
+    """Seconds that the others get when one has failed."""
 
 
 class Launch(_Message, frozen=True):
@@ -56,6 +74,8 @@ class Launch(_Message, frozen=True):
     """cgroup `memory.max` in bytes."""
     cpus: float | None = None
     """cgroup `cpu.max` in cores."""
+    tasks: Tasks | None = None
+    """Several processes instead of one."""
 
 
 class Stop(_Message, frozen=True):

@@ -28,6 +28,7 @@ from runyard.model.ids import JobIds, RunKey
 from runyard.model.node import Node
 from runyard.model.wire import Launch, Signal, Started, Stop
 from runyard.service.feed import Feed
+from runyard.service.flows import failure, host_command
 from runyard.service.launch import launch_message
 from runyard.service.metrics import Metrics
 from runyard.store.batch import Batch
@@ -304,7 +305,7 @@ class Engine:
                     inputs.append(_built(item))
                 elif isinstance(item, tuple):
                     acks[item[0]] = item[1].seq
-                    inputs.append(_input(item[1]))
+                    inputs.append(self._told(_input(item[1])))
                 else:
                     inputs.append(item)
                 yield inputs[-1]
@@ -434,9 +435,22 @@ class Engine:
         self.metrics.launched(count)
         self.feed.publish(events)
 
+    def _told(self, input: Input) -> Input:
+        """A flow that has failed says itself why."""
+        if isinstance(input, RunExited) and input.exit_code != 0 and not input.timed_out and input.reason is None:
+            record = self.record(input.run.job)
+            if record is not None and record.spec.flow is not None:
+                return msgspec.structs.replace(input, reason=failure(self.output, input.run))
+        return input
+
     def _launch(self, start: StartRun) -> Launch:
         more = self.environments.get(start.record.origin)
-        return launch_message(start, self.output.prepare, more(start.record, start.run) if more is not None else {})
+        return launch_message(
+            start,
+            self.output.prepare,
+            more(start.record, start.run) if more is not None else {},
+            lambda start: host_command(start, self.output),
+        )
 
     async def _recover(self, error: StorageFull) -> None:
         """The store could not write. Wait until it can, then start over from what it holds."""

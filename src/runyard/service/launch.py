@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from runyard.core.commands import StartRun
-from runyard.model.ids import RunKey
+from runyard.model.ids import RunKey, f58
 from runyard.model.job import JobSpec, Limits
 from runyard.model.node import Share
 from runyard.model.signals import signal_number
-from runyard.model.wire import Launch
+from runyard.model.wire import Launch, Place, Tasks
 
 _RLIMITS = {
     "cpu_time": "cpu",
@@ -25,10 +25,13 @@ _NO_LIMITS = Limits()
 
 
 def launch_message(
-    start: StartRun, output: Callable[[RunKey], tuple[str, str]], more: Mapping[str, str] = MappingProxyType({})
+    start: StartRun,
+    output: Callable[[RunKey], tuple[str, str]],
+    more: Mapping[str, str] = MappingProxyType({}),
+    host: Callable[[StartRun], list[str]] | None = None,
 ) -> Launch:
     """The launch of this run; `output` gives the paths of its stdout and stderr files, `more` its front door's
-    variables."""
+    variables, `host` the command of the process that hosts a flow."""
     spec, run = start.record.spec, start.run
     share = start.shares[0]
     limits = spec.limits
@@ -36,8 +39,8 @@ def launch_message(
     plain = limits == _NO_LIMITS
     return Launch(
         run=run,
-        argv=spec.argv,
-        env=_environment(spec, start.shares, more),
+        argv=spec.argv if spec.flow is None or host is None else host(start),
+        env=_environment(run, spec, start.shares, more),
         cwd=spec.cwd,
         stdout=stdout,
         stderr=stdout if spec.output.merge else stderr,
@@ -52,6 +55,7 @@ def launch_message(
         rlimits=None if plain else _rlimits(limits),
         memory=limits.memory,
         cpus=limits.cpus,
+        tasks=_tasks(spec, start.shares),
     )
 
 
@@ -60,8 +64,27 @@ def _rlimits(limits: Limits) -> dict[str, int] | None:
     return chosen or None
 
 
-def _environment(spec: JobSpec, shares: list[Share], more: Mapping[str, str]) -> dict[str, str]:
-    """The job's own variables, and what it was given. An unreserved GPU is not hidden: nothing was promised."""
+def _tasks(spec: JobSpec, shares: list[Share]) -> Tasks | None:
+    """The tasks fill one node after the other; the last one may get fewer than it holds places for."""
+    if spec.resources.tasks == 1:
+        return None
+    places: list[Place] = []
+    left = spec.resources.tasks
+    for share in shares:
+        count = min(share.tasks, left) if len(shares) > 1 else left
+        left -= count
+        gpus = share.gpus if _grants_gpus(spec, share) and "CUDA_VISIBLE_DEVICES" not in spec.env else None
+        places.append(Place(count, share.cores or None, gpus))
+    return Tasks(places, spec.stop.after_failure)
+
+
+def _grants_gpus(spec: JobSpec, share: Share) -> bool:
+    """An unreserved GPU is not hidden: nothing was promised."""
+    return bool(share.gpus or spec.resources.gpus_per_task)
+
+
+def _environment(run: RunKey, spec: JobSpec, shares: list[Share], more: Mapping[str, str]) -> dict[str, str]:
+    """The job's own variables, and what it was given."""
     share = shares[0]
     given = dict(more)
     if spec.name is not None:
@@ -70,10 +93,16 @@ def _environment(spec: JobSpec, shares: list[Share], more: Mapping[str, str]) ->
         given["RUNYARD_REPLICAS"] = str(spec.replicas)
     if share.cores:
         given["RUNYARD_CORES"] = ",".join(map(str, share.cores))
-    if share.gpus or spec.resources.gpus_per_task:
+    if _grants_gpus(spec, share):
         given["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, share.gpus))
     if spec.resources.tasks > 1:
-        given["RUNYARD_TASKS"] = str(spec.resources.tasks)
-    if len(shares) > 1:
+        tasks, nodes = str(spec.resources.tasks), str(len(shares))
+        given |= {
+            "RUNYARD_TASKS": tasks,
+            "FLUX_JOB_ID": f58(run.job),
+            "FLUX_JOB_SIZE": tasks,
+            "FLUX_JOB_NNODES": nodes,
+        }
+    if len(shares) > 1 or spec.resources.tasks > 1:
         given["RUNYARD_NODES"] = ",".join(part.node for part in shares)
     return spec.env if not given else given | spec.env

@@ -15,10 +15,11 @@ from runyard.core.record import JobRecord
 from runyard.model.check import refuse
 from runyard.model.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, RunyardError, TooMany
 from runyard.model.ids import parse_job_id
-from runyard.model.job import KIND, Dependency, Explanation, JobDoc, JobSpec, RunDoc
+from runyard.model.job import Dependency, Explanation, JobDoc, JobSpec, RunDoc
 from runyard.model.state import ENDED
 from runyard.service.document import job_doc
 from runyard.service.engine import Engine
+from runyard.service.flows import check_unit_dirs
 from runyard.store.batch import Batch
 from runyard.store.listing import Filter
 from runyard.store.query import Remembered
@@ -32,6 +33,8 @@ class Bounds(msgspec.Struct, frozen=True):
     max_replicas: int = 10_000
     max_jobs: int = 1_000_000
     max_batch: int = 10_000
+    unit_dirs: tuple[str, ...] = ()
+    """Where units of flows may come from; empty means from anywhere."""
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -60,17 +63,17 @@ class Service:
 
     # Finding ------------------------------------------------------------------------------------------------------
 
-    async def find(self, ref: str) -> JobRecord:
+    async def find(self, ref: str, owner: str | None = None) -> JobRecord:
         """The job that a decimal id, an F58 id or a name means; of a name, the newest live job, else the newest.
 
-        Raises NotFound.
+        With `owner`, a job of that owner comes first. Raises NotFound.
         """
-        record = await self.look_up(ref)
+        record = await self.look_up(ref, owner)
         if record is None:
             raise NotFound(f"there is no job {ref!r}: give its id, its F58 id or its name")
         return record
 
-    async def look_up(self, ref: str) -> JobRecord | None:
+    async def look_up(self, ref: str, owner: str | None = None) -> JobRecord | None:
         """As `find`, but None if there is none."""
         engine = self.engine
         number = parse_job_id(ref)
@@ -78,6 +81,13 @@ class Service:
             record = engine.record(number) or engine.store.job(number)
             if record is not None or not ref.startswith("f"):
                 return record
+        if owner is not None:
+            own = [record for record in engine.reactor.roster.called(ref) if record.owner == owner]
+            if own:
+                return own[-1]
+            ended = engine.store.find_by_name(ref, owner)
+            if ended is not None:
+                return engine.record(ended.id) or ended
         live = engine.reactor.roster.live(ref)
         if live is not None:
             return live
@@ -128,7 +138,7 @@ class Service:
         ids = [0 if isinstance(spec, RunyardError) else engine.ids.next(now) for spec in checked]
         others = await self._references(checked)
         new = [
-            NewJob(id=job, spec=spec, kind=kind or KIND[spec.lifecycle], origin=origin, owner=owner)
+            NewJob(id=job, spec=spec, kind=kind or spec.kind, origin=origin, owner=owner)
             for job, spec in zip(ids, checked, strict=True)
             if not isinstance(spec, RunyardError)
         ]
@@ -163,6 +173,13 @@ class Service:
             return spec
         if spec.replicas > self.bounds.max_replicas:
             return refuse("replicas", spec.replicas, f"must be at most {self.bounds.max_replicas} on this server")
+        if spec.flow is not None and (spec.user is not None or spec.group is not None):
+            return refuse("user", spec.user, "flows run as the server's account only, and can't be this account's")
+        if spec.flow is not None and self.bounds.unit_dirs:
+            try:
+                check_unit_dirs(spec.flow, spec.cwd, self.bounds.unit_dirs)
+            except InvalidInput as error:
+                return error
         if spec.executor not in self.engine.executors:
             known = ", ".join(sorted(self.engine.executors))
             return refuse("executor", spec.executor, f"is not configured here; there is: {known}")

@@ -56,6 +56,7 @@ class Batch:
         self.door_records: dict[tuple[str, str], bytes | None] = {}
         self.deleted: dict[int, None] = {}
         self.deleted_runs: dict[RunKey, None] = {}
+        self.told_changes: list[int] = []
         self.events_below: int | None = None
         self.remembered_before: float | None = None
 
@@ -110,6 +111,10 @@ class Batch:
         """Keep what a front door wants to read back, in place of what was there; None removes it."""
         self.door_records[door, key] = body
 
+    def forget_changes(self, ids: Iterable[int]) -> None:
+        """Strike off changes of accounts of which events are made (`store.accounts.Change`)."""
+        self.told_changes.extend(ids)
+
     def forget_remembered(self, before: float) -> None:
         """Drop the answers that were kept before that time (Unix seconds)."""
         self.remembered_before = before
@@ -146,6 +151,7 @@ class Statements:
         self.meta = self._insert(tables.meta, replace=True)
         self.door_record = self._insert(tables.door_records, replace=True)
         self.delete_door_record = self._delete(tables.door_records.c.door, tables.door_records.c.key)
+        self.delete_change = self._delete(tables.account_log.c.id)
         self.delete_job = self._delete(jobs.c.id)
         self.delete_spec = self._delete(tables.specs.c.job)
         self.delete_runs = self._delete(runs.c.job)
@@ -217,6 +223,7 @@ class Statements:
             (self.meta, list(batch.meta.items())),
             (self.door_record, [(*key, body) for key, body in batch.door_records.items() if body is not None]),
             (self.delete_door_record, [key for key, body in batch.door_records.items() if body is None]),
+            (self.delete_change, [(change,) for change in batch.told_changes]),
         ):
             self._run(connection, text, rows)
         if batch.events_below is not None:

@@ -1,7 +1,8 @@
 """Output files of runs: where they lie, and how to read them. The children write them, nobody else.
 
 A file is `<root>/<3 days>/<65 seconds>/<job>.<replica>.<attempt>.out` or `.err`, where the folders come from the time
-in the job's id: no folder ever holds much, and the oldest output is found without asking the database.
+in the job's id: no folder ever holds much, and the oldest output is found without asking the database. What a flow
+reports about itself lies beside them, in the folder `….flow`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -70,6 +72,10 @@ class OutputFiles:
                     self._fresh.popitem(last=False)
             base = f"{self._fresh[shard]}/{run}"
         return f"{base}.out", f"{base}.err"
+
+    def reports(self, run: RunKey) -> Path:
+        """The folder for what a flow reports about itself in that run (`runyard.flow.report`)."""
+        return self._folder(run.job) / f"{run}.flow"
 
     def size(self, run: RunKey, stream: Stream) -> int:
         """In bytes; 0 if there is no such file."""
@@ -171,6 +177,8 @@ class OutputFiles:
             for stream in Stream:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path(run, stream))
+            if os.path.isdir(reports := self.reports(run)):
+                shutil.rmtree(reports, ignore_errors=True)
         for job in jobs.values():
             self._remove_folder(job)
 

@@ -96,6 +96,15 @@ class Queries:
                     found[job] = BY_CODE[code]
         return found
 
+    def owners(self, ids: Collection[int]) -> dict[int, str]:
+        """Whose jobs these are, of those that exist."""
+        found: dict[int, str] = {}
+        with self._readers.connect() as connection:
+            for chunk in _chunks(ids):
+                for job, owner in connection.execute(select(_jobs.id, _jobs.owner).where(_jobs.id.in_(chunk))):
+                    found[job] = owner
+        return found
+
     def list_jobs(self, wanted: Filter, steps: tuple[int, ...] = listing.STEPS) -> JobPage:
         """Jobs that pass the filter, newest first.
 

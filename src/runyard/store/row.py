@@ -58,7 +58,10 @@ def labels_of(spec: bytes) -> dict[str, str]:
 
 
 def command_text(spec: JobSpec) -> str:
-    text = spec.script if spec.script is not None else " ".join(spec.command or ())
+    if spec.flow is not None:
+        text = spec.flow.path or spec.flow.graph or ""
+    else:
+        text = spec.script if spec.script is not None else " ".join(spec.command or ())
     return text[:COMMAND_TEXT]
 
 

@@ -11,7 +11,9 @@ import os
 import shutil
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -41,7 +43,7 @@ _ROOM = 1024 * 1024
 _ADVISORY_LOCK = 0x52_55_4E_59
 """PostgreSQL's counterpart of the lock file."""
 # Rows hold what people gave us, secrets included: errors must not repeat them.
-_ENGINE: dict[str, Any] = {"hide_parameters": True}
+ENGINE: dict[str, Any] = {"hide_parameters": True}
 
 # What these say is a defect of ours, or of the data: not that storage fails.
 _OUR_FAULT = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
@@ -61,6 +63,7 @@ class Store(Queries):
         self.statements = Statements(writer.dialect)
         self._mutex = threading.Lock()
         self._probes = 0
+        self._others: list[Callable[[], None]] = []
         # So that a commit need not ask for what its jobs were before.
         self._live: dict[int, int] = {}
         with readers.connect() as connection:
@@ -84,42 +87,31 @@ class Store(Queries):
         except OSError as error:
             raise StorageFull(f"the store in {folder} can't be opened for writing: {error.strerror}") from error
         url = URL.create("sqlite", database=str(folder / FILE))
-        options = {**_ENGINE, "connect_args": {"check_same_thread": False, "timeout": _BUSY}}
+        options = {**ENGINE, "connect_args": {"check_same_thread": False, "timeout": _BUSY}}
         writer = create_engine(url, pool_size=1, max_overflow=0, **options)
         readers = create_engine(url, pool_size=READERS, max_overflow=_READERS_AT_PEAK - READERS, **options)
-        _set_up_sqlite(writer, "BEGIN IMMEDIATE", _writer_pragmas())
-        _set_up_sqlite(readers, "BEGIN", ["PRAGMA query_only=1", f"PRAGMA cache_size=-{_READER_CACHE}"])
+        set_up_sqlite(writer, "BEGIN IMMEDIATE", _writer_pragmas())
+        set_up_sqlite(readers, "BEGIN", ["PRAGMA query_only=1", f"PRAGMA cache_size=-{_READER_CACHE}"])
         return cls._start(writer, readers, str(folder), folder, lock)
 
     @classmethod
     def _open_url(cls, where: str) -> Store:
-        try:
-            url = make_url(where)
-        except ArgumentError as error:
-            raise ConfigError(f"the URL of the store can't be read: {error}") from None
-        if url.drivername != "postgresql+psycopg":
-            raise ConfigError(
-                f"the store can't use {url.drivername!r}: "
-                "give a folder, or a URL such as postgresql+psycopg://user@host/database"
-            )
+        url = read_url(where)
         name = url.render_as_string(hide_password=True)
-        try:
-            writer = create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True, **_ENGINE)
-            readers = create_engine(
-                url,
-                pool_size=READERS,
-                max_overflow=_READERS_AT_PEAK - READERS,
-                pool_pre_ping=True,
-                isolation_level="REPEATABLE READ",
-                connect_args={"options": "-c default_transaction_read_only=on"},
-                **_ENGINE,
-            )
-        except ImportError:
-            raise ConfigError("a PostgreSQL store needs psycopg: install runyard[postgres]") from None
+        writer = create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True, **ENGINE)
+        readers = create_engine(
+            url,
+            pool_size=READERS,
+            max_overflow=_READERS_AT_PEAK - READERS,
+            pool_pre_ping=True,
+            isolation_level="REPEATABLE READ",
+            connect_args={"options": "-c default_transaction_read_only=on"},
+            **ENGINE,
+        )
         try:
             lock = _AdvisoryLock(create_engine(url, pool_size=1, max_overflow=0), name)
         except DatabaseError as error:
-            raise _cannot_write(name, error) from error
+            raise cannot_write(name, error) from error
         return cls._start(writer, readers, name, None, lock)
 
     @classmethod
@@ -133,7 +125,7 @@ class Store(Queries):
                 engine.dispose()
             lock.release()
             if isinstance(error, DatabaseError):
-                raise _cannot_write(name, error) from error
+                raise cannot_write(name, error) from error
             raise
 
     def commit(self, batch: Batch) -> None:
@@ -149,7 +141,7 @@ class Store(Queries):
             except _OUR_FAULT:
                 raise
             except DatabaseError as error:
-                raise _cannot_write(self.name, error) from error
+                raise cannot_write(self.name, error) from error
             for job in batch.deleted:
                 self._live.pop(job, None)
             for job, values in batch.jobs.items():
@@ -192,8 +184,14 @@ class Store(Queries):
         with self._mutex:
             return {state: self._counts.get(code, 0) for code, state in BY_CODE.items()}
 
+    def on_close(self, close: Callable[[], None]) -> None:
+        """Has something closed together with the store."""
+        self._others.append(close)
+
     def close(self) -> None:
         """Close all connections and let go of the folder. Reads that are under way elsewhere must have ended."""
+        for close in self._others:
+            close()
         self._readers.dispose()
         self._writer.dispose()
         self._lock_file.release()
@@ -207,7 +205,23 @@ class Store(Queries):
         self.close()
 
 
-def _cannot_write(name: str, error: DatabaseError) -> StorageFull:
+def read_url(text: str) -> URL:
+    """The URL of a PostgreSQL database. Raises ConfigError if it is none that can be used."""
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise ConfigError(f"the URL of the store can't be read: {error}") from None
+    if url.drivername != "postgresql+psycopg":
+        raise ConfigError(
+            f"the store can't use {url.drivername!r}: "
+            "give a folder, or a URL such as postgresql+psycopg://user@host/database"
+        )
+    if find_spec("psycopg") is None:
+        raise ConfigError("a PostgreSQL store needs psycopg: install runyard[postgres]")
+    return url
+
+
+def cannot_write(name: str, error: DatabaseError) -> StorageFull:
     reason = " ".join(str(error.orig).split())
     return StorageFull(
         f"the store in {name} can't write: {reason}. "
@@ -226,7 +240,7 @@ def _writer_pragmas() -> list[str]:
     ]
 
 
-def _set_up_sqlite(engine: Engine, begin: str, pragmas: list[str]) -> None:
+def set_up_sqlite(engine: Engine, begin: str, pragmas: list[str]) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _entry: ConnectionPoolEntry) -> None:
         # Python's driver would begin transactions by its own rules, and not at all for DDL.

@@ -141,3 +141,43 @@ door_records = Table(
     Column("body", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
+
+users = Table(
+    "users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("password", Text),
+    Column("disabled", Boolean, nullable=False),
+    Column("os_user", Text),
+    Column("generation", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    # Separated by blanks.
+    Column("scopes", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    sqlite_with_rowid=False,
+)
+Index("tokens_hash", tokens.c.hash, unique=True)
+Index("tokens_user", tokens.c.user)
+
+# What the command line has changed and the server has not made an event of yet: only the server numbers events.
+account_log = Table(
+    "account_log",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("type", Text, nullable=False),
+    # JSON.
+    Column("data", LargeBinary, nullable=False),
+)

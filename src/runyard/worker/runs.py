@@ -21,9 +21,9 @@ import msgspec
 from runyard.agent import process
 from runyard.agent.link import Link
 from runyard.agent.process import Proc
+from runyard.agent.reasons import CannotStart
 from runyard.agent.run import FOREVER, Run, bounded, intent_of
 from runyard.agent.runs import Runs
-from runyard.agent.spawn import CannotStart
 from runyard.model import wire
 from runyard.model.ids import RunKey
 from runyard.worker.evaldata import eval_data, parse
@@ -170,7 +170,7 @@ class PythonRuns(Runs):
                 try:
                     far.set_inheritable(True)
                     host.uptime = process.uptime()
-                    host.pid = self._spawner.spawn(launch, None)
+                    host.pid, _ = self._spawner.spawn(launch, None)
                 finally:
                     self._spawner.restore()
             except BaseException:
@@ -415,7 +415,8 @@ def _target(launch: wire.Launch) -> Target:
 def _special(launch: wire.Launch) -> bool:
     """Asks for what only a process of its own can have."""
     wishes = (
-        launch.cores, launch.user, launch.group, launch.umask, launch.nice, launch.rlimits, launch.memory, launch.cpus
+        launch.cores, launch.user, launch.group, launch.umask, launch.nice, launch.rlimits, launch.memory, launch.cpus,
+        launch.tasks,
     )  # fmt: skip
     return any(wish is not None for wish in wishes)
 

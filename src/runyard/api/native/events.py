@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -12,11 +12,12 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
+from runyard.api.access import find_seen, visible
 from runyard.api.context import AnyRequest, Context, context_of
 from runyard.api.native.jobs import NDJSON, Limit, Ref, parse_states
 from runyard.api.problem import refusal
 from runyard.model.check import refuse
-from runyard.model.event import EVENT_TYPES
+from runyard.model.event import EVENT_TYPES, Event
 from runyard.service.document import event_doc
 from runyard.service.feed import Selection
 
@@ -70,9 +71,8 @@ async def list_events(
     accept: Accept = "*/*",
 ) -> Response[bytes] | StreamResponse:
     """Every event once, in order: go on from `next`, or from the last `id` of a stream."""
-    context = context_of(request)
-    number = None if job is None else (await context.service.find(job)).id
-    return await _respond(context, number, after, types, states, limit, wait, last_event_id, accept)
+    number = None if job is None else (await find_seen(request, job)).id
+    return await _respond(request, number, after, types, states, limit, wait, last_event_id, accept)
 
 
 @get("/jobs/{ref:str}/events", responses=_RESPONSES, summary="Read or follow a job's events")
@@ -88,13 +88,12 @@ async def list_job_events(
     accept: Accept = "*/*",
 ) -> Response[bytes] | StreamResponse:
     """The events of one job. A stream ends when the job has."""
-    context = context_of(request)
-    record = await context.service.find(ref)
-    return await _respond(context, record.id, after, types, states, limit, wait, last_event_id, accept, ends=True)
+    record = await find_seen(request, ref)
+    return await _respond(request, record.id, after, types, states, limit, wait, last_event_id, accept, ends=True)
 
 
 async def _respond(
-    context: Context,
+    request: AnyRequest,
     job: int | None,
     after: str | None,
     types: str | None,
@@ -105,6 +104,7 @@ async def _respond(
     accept: str,
     ends: bool = False,
 ) -> Response[bytes] | StreamResponse:
+    context = context_of(request)
     feed, engine = context.service.engine.feed, context.service.engine
     wanted = Selection(job, _types(types), parse_states(states))
     cursor = _cursor(context, last_event_id if last_event_id is not None else after)
@@ -116,7 +116,7 @@ async def _respond(
         # Read the first page now: a cursor that is too old is answered as a problem, not as an empty stream.
         await feed.page(cursor, 1, wanted)
         sse = SSE in accept
-        batches = feed.follow(cursor, wanted, ended, BEAT)
+        batches = _shown(request, feed.follow(cursor, wanted, ended, BEAT))
         pieces = _sse(batches) if sse else _lines(batches)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamResponse(context.stream(pieces), media_type=SSE if sse else NDJSON, headers=headers)
@@ -124,7 +124,8 @@ async def _respond(
     deadline = loop.time() + wait
     while True:
         last = feed.last
-        found, following = await feed.page(cursor, limit, wanted)
+        page, following = await feed.page(cursor, limit, wanted)
+        found = await visible(request, page)
         if not found and following < last:
             cursor = following
             continue
@@ -134,6 +135,14 @@ async def _respond(
         cursor = following
     body = EventList([event_doc(event) for event in found], following)
     return Response(_encoder.encode(body), media_type="application/json")
+
+
+async def _shown(request: AnyRequest, batches: AsyncIterator[Collection[Event]]) -> AsyncIterator[Collection[Event]]:
+    """Without what the caller may not see. An empty batch is a sign of life; one that becomes empty is none."""
+    async for batch in batches:
+        shown = await visible(request, batch) if batch else batch
+        if shown or not batch:
+            yield shown
 
 
 async def _sse(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:

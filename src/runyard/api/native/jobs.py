@@ -14,6 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 
+from runyard.api.access import caller_of, find_own, find_seen, owner_filter, permitted
 from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, context_of, json_object
 from runyard.api.problem import problem_body, refusal
@@ -138,9 +139,10 @@ async def submit_job(
     idempotency_key: Annotated[str | None, HeaderParameter(name="Idempotency-Key", max_length=255)] = None,
 ) -> Response[bytes]:
     """Takes one job. With an `Idempotency-Key`, a repeated request gets the first one's answer."""
-    context = context_of(request)
+    context, caller = context_of(request), caller_of(request)
+    caller.must_submit()
     body = await request.body()
-    spec = decode_spec(body)
+    specs = await permitted(request, [decode_spec(body)])
 
     async def act(keep: Callable[[Batch, Answer], None]) -> Answer:
         def render(outcomes: list[JobDoc | RunyardError]) -> Answer:
@@ -149,9 +151,9 @@ async def submit_job(
                 raise outcome
             return Answer(201, _encoder.encode(outcome))
 
-        return await context.service.submit([spec], render, origin="native", owner=context.owner, keep=keep)
+        return await context.service.submit(specs, render, origin="native", owner=caller.name, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, context.owner, b"job", body), act)
+    answer = await context.service.once(_replay(idempotency_key, caller.name, b"job", body), act)
     return _answered(answer)
 
 
@@ -173,18 +175,19 @@ async def submit_batch(
 ) -> Response[bytes]:
     """Takes many jobs in one transaction, as a JSON array or as one JSON object a line. A refused job does not stop the
     others; jobs may depend on each other by name."""
-    context = context_of(request)
+    context, caller = context_of(request), caller_of(request)
+    caller.must_submit()
     body = await request.body()
     lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON
-    specs = _specs(body, lines, context.max_batch)
+    specs = await permitted(request, _specs(body, lines, context.max_batch))
 
     async def act(keep: Callable[[Batch, Answer], None]) -> Answer:
         def render(outcomes: list[JobDoc | RunyardError]) -> Answer:
             return Answer(200, _encoder.encode(BatchResult([_batch_item(outcome) for outcome in outcomes])))
 
-        return await context.service.submit(specs, render, origin="native", owner=context.owner, keep=keep)
+        return await context.service.submit(specs, render, origin="native", owner=caller.name, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, context.owner, b"batch", body), act)
+    answer = await context.service.once(_replay(idempotency_key, caller.name, b"batch", body), act)
     return _answered(answer)
 
 
@@ -261,7 +264,7 @@ async def list_jobs(
         states=parse_states(state_filter),
         kind=kind,
         origin=origin,
-        owner=owner,
+        owner=owner_filter(caller_of(request), owner),
         name=name,
         labels=_labels(label or []),
         q=q,
@@ -329,7 +332,7 @@ async def show_job(
 ) -> Response[bytes]:
     """The job with the present or last run of each replica."""
     service = context_of(request).service
-    record = await service.find(ref)
+    record = await find_seen(request, ref)
     if if_none_match is not None and f'"{record.version}"' in if_none_match:
         return Response(b"", status_code=304, headers={"ETag": f'"{record.version}"'})
     return _job(service.document(record))
@@ -362,7 +365,7 @@ async def amend_job(
     if if_match is not None and if_match.strip() != "*":
         text = if_match.strip().removeprefix("W/").strip('"')
         version = int(text) if text.isascii() and text.isdigit() else -1
-    return _job(await service.amend(await service.find(ref), priority, hold, version))
+    return _job(await service.amend(await find_own(request, ref), priority, hold, version))
 
 
 @delete(
@@ -373,7 +376,7 @@ async def amend_job(
 async def delete_job(request: AnyRequest, ref: Ref) -> None:
     """Removes an ended job with its runs and its output. Its events stay."""
     service = context_of(request).service
-    await service.delete(await service.find(ref))
+    await service.delete(await find_own(request, ref))
 
 
 @post(
@@ -386,7 +389,7 @@ async def cancel_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Ends the job for good: its stop signal, then SIGKILL after its grace."""
     service = context_of(request).service
     json_object(await request.body(), frozenset())
-    return _job(await service.cancel(await service.find(ref)))
+    return _job(await service.cancel(await find_own(request, ref)))
 
 
 @post(
@@ -399,7 +402,7 @@ async def restart_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Stops what runs of the job, and starts it anew. An ended job is brought back."""
     service = context_of(request).service
     json_object(await request.body(), frozenset())
-    return _job(await service.restart(await service.find(ref)))
+    return _job(await service.restart(await find_own(request, ref)))
 
 
 @post(
@@ -417,7 +420,7 @@ async def signal_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     number = signal_number(text) if isinstance(text, str | int) and not isinstance(text, bool) else None
     if number is None:
         raise refuse("signal", text, 'must name a signal, for example "SIGUSR1"')
-    return _job(await service.signal(await service.find(ref), number))
+    return _job(await service.signal(await find_own(request, ref), number))
 
 
 @get(
@@ -430,14 +433,14 @@ async def wait_job(
 ) -> Response[bytes]:
     """Answers when the job has ended, or after `timeout` seconds."""
     service = context_of(request).service
-    return _job(await service.wait(await service.find(ref), timeout))
+    return _job(await service.wait(await find_seen(request, ref), timeout))
 
 
 @get("/jobs/{ref:str}/why", responses={200: _says(Explanation, "Why."), 404: _MISSING}, summary="Explain a job's state")
 async def explain_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Why the job is where it is: what it waits for, who holds that, its position, and its likely start."""
     service = context_of(request).service
-    return _json(service.why(await service.find(ref)))
+    return _json(service.why(await find_seen(request, ref)))
 
 
 @get(
@@ -450,7 +453,7 @@ async def list_runs(request: AnyRequest, ref: Ref, limit: Limit = 100, cursor: C
     if cursor is not None:
         attempt, _, replica = cursor.partition(".")
         before = _whole(attempt, cursor), _whole(replica, cursor)
-    runs, following = await service.runs(await service.find(ref), limit, before)
+    runs, following = await service.runs(await find_seen(request, ref), limit, before)
     return _json(RunList(items=runs, next=None if following is None else f"{following[0]}.{following[1]}"))
 
 

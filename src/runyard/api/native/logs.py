@@ -12,6 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
+from runyard.api.access import find_seen
 from runyard.api.context import AnyRequest, context_of
 from runyard.api.native.jobs import Ref
 from runyard.api.problem import MEDIA_TYPE as PROBLEM
@@ -56,7 +57,7 @@ async def read_logs(
 ) -> Response[bytes] | StreamResponse:
     """Output as raw bytes. `X-Log-Offset` says where the first byte stands in the file, `X-Log-Size` how long it is."""
     context = context_of(request)
-    record = await context.service.find(ref)
+    record = await find_seen(request, ref)
     place = context.output.place(record, _STREAMS[stream], replica, attempt)
     size, first = context.output.size(place), context.output.start(place)
     if offset is not None:

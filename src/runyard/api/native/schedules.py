@@ -10,6 +10,7 @@ from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody
 
+from runyard.api.access import caller_of
 from runyard.api.context import AnyRequest, context_of, json_object
 from runyard.api.problem import refusal
 from runyard.model.check import refuse
@@ -58,7 +59,10 @@ class _PreviewBody(Operation):
 async def list_schedules(request: AnyRequest) -> Response[bytes]:
     """The live cron jobs, those first that fire first."""
     items = []
+    caller = caller_of(request)
     for record in context_of(request).service.schedules():
+        if not caller.may_see(record.owner):
+            continue
         schedule = record.spec.schedule
         assert schedule is not None
         items.append(

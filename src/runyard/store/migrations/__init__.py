@@ -9,7 +9,7 @@ from sqlalchemy import table as sql_table
 from runyard.model.errors import ConfigError
 
 #: The newest revision.
-HEAD = "0002"
+HEAD = "0003"
 _version = sql_table("alembic_version", sql_column("version_num"))
 
 
@@ -40,3 +40,10 @@ def upgrade(connection: Connection) -> None:
                 "start it with the newer Runyard that wrote it, or use another data folder"
             ) from None
     command.upgrade(config, HEAD)
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the database has the present schema."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    return connection.scalar(select(_version.c.version_num)) == HEAD

@@ -1,0 +1,69 @@
+"""The audit trail: who came in, who was refused, what admins did. Bounded, so that nobody can fill the store with it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runyard.auth.limiter import address_key
+
+#: Events of one address within a minute; the next one says how many were left out.
+MOST = 120
+_WINDOW = 60.0
+_ADDRESSES = 1000
+#: Characters of one text.
+_TEXT = 200
+
+
+class Call(msgspec.Struct, frozen=True):
+    """The request that asks to come in."""
+
+    address: str
+    method: str
+    path: str
+
+
+class _Count:
+    __slots__ = ("begun", "count", "left_out")
+
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
+        self.count = 0
+        self.left_out = 0
+
+
+class Audit:
+    """Makes events of what happens at the door. `emit` takes the type of an event and its data."""
+
+    def __init__(self, emit: Callable[[str, dict[str, Any]], None]) -> None:
+        self._emit = emit
+        self._counts: OrderedDict[str, _Count] = OrderedDict()
+
+    def tell(self, type: str, call: Call, now: float, account: str | None, **more: Any) -> None:
+        """`account`: who is asking, or claims to be; None if nobody is named. Secrets are no part of it."""
+        key = address_key(call.address)
+        count = self._counts.get(key)
+        if count is None or count.begun <= now - _WINDOW:
+            left_out = count.left_out if count is not None else 0
+            count = self._counts[key] = _Count(now)
+            count.left_out = left_out
+            self._counts.move_to_end(key)
+            if len(self._counts) > _ADDRESSES:
+                self._counts.popitem(last=False)
+        count.count += 1
+        if count.count > MOST:
+            count.left_out += 1
+            return
+        data: dict[str, Any] = {
+            "account": None if account is None else account[:_TEXT],
+            "address": call.address,
+            "method": call.method,
+            "path": call.path[:_TEXT],
+        }
+        data |= {name: value[:_TEXT] if isinstance(value, str) else value for name, value in more.items()}
+        if count.left_out:
+            data["left_out"], count.left_out = count.left_out, 0
+        self._emit(type, data)

@@ -1,0 +1,272 @@
+"""Parses the Graphviz language (https://graphviz.org/doc/info/lang.html) as Graphviz's own library understands it.
+
+Beyond the published grammar, as in the library: lists of nodes (`a, b -> c`). Stricter than the library: a number with
+letters behind it, and text behind the graph, are errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from runyard.flow.dot.lexer import MAX_ID, Kind, Text, Token, tokens
+from runyard.flow.dot.tree import DotEdge, DotError, DotGraph, DotNode
+
+MAX_DEPTH = 100
+"""Subgraphs inside one another."""
+MAX_NODES = 20_000
+MAX_EDGES = 100_000
+MAX_ATTRIBUTES = 1_000
+"""Attributes of one node, edge or graph, and defaults of one scope."""
+
+_IDS = (Kind.ID, Kind.QUOTED, Kind.HTML)
+_End = tuple[str, str, str]
+"""A node as the end of an edge: its name, port and compass point."""
+
+
+def parse(text: str) -> DotGraph:
+    """The graph in a text. Raises DotError, which has line, column and source line, at the first fault."""
+    return _Parser(Text(text)).graph()
+
+
+@dataclass(slots=True)
+class _Scope:
+    """A graph or subgraph while it is open: the defaults of what is made in it, and the nodes that are named in it."""
+
+    node: dict[str, str]
+    edge: dict[str, str]
+    attributes: dict[str, str]
+    members: dict[str, None] = field(default_factory=dict)
+
+
+class _Parser:
+    def __init__(self, source: Text) -> None:
+        self._source = source
+        self._tokens = tokens(source)
+        self._at = 0
+        self._scopes: list[_Scope] = []
+        self._named: dict[str, _Scope] = {}
+        self._unique: dict[tuple[str, str], DotEdge] = {}
+        self._graph: DotGraph
+
+    # Tokens -------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Token:
+        token = self._tokens[self._at]
+        self._at += 1
+        return token
+
+    def _is(self, mark: str) -> bool:
+        token = self._tokens[self._at]
+        return token.kind is Kind.MARK and token.text == mark
+
+    def _take(self, mark: str) -> bool:
+        found = self._is(mark)
+        self._at += found
+        return found
+
+    def _keyword(self, *words: str) -> str | None:
+        token = self._tokens[self._at]
+        if token.kind is Kind.KEYWORD and token.text in words:
+            self._at += 1
+            return token.text
+        return None
+
+    def _fail(self, expected: str, token: Token | None = None) -> DotError:
+        token = token or self._tokens[self._at]
+        found = "the text ends" if token.kind is Kind.END else f"{_shown(token)} stands"
+        return self._source.error(f"expected {expected}, but {found} here", token.offset)
+
+    # Grammar ------------------------------------------------------------------------------------------------------
+
+    def graph(self) -> DotGraph:
+        if len(self._tokens) == 1:
+            raise self._fail("`digraph { … }`")
+        start = self._tokens[0]
+        strict = self._keyword("strict") is not None
+        kind = self._keyword("digraph", "graph")
+        if kind is None:
+            raise self._fail("`digraph`")
+        name = self._id("a name") if self._tokens[self._at].kind in _IDS else ""
+        self._graph = DotGraph(name, kind == "digraph", strict, self._source.position(start.offset))
+        scope = _Scope({}, {}, self._graph.attributes)
+        self._body(scope, "digraph", start)
+        if self._tokens[self._at].kind is not Kind.END:
+            raise self._fail("nothing behind the graph's closing `}`")
+        return self._graph
+
+    def _body(self, scope: _Scope, what: str, start: Token) -> None:
+        """`{`, statements and `}`, in a scope."""
+        opened = self._tokens[self._at]
+        if not self._take("{"):
+            raise self._fail(f"`{{` of the {what}")
+        self._scopes.append(scope)
+        if len(self._scopes) > MAX_DEPTH:
+            raise self._source.error(f"more than {MAX_DEPTH} subgraphs inside one another", start.offset)
+        while not self._take("}"):
+            if self._tokens[self._at].kind is Kind.END:
+                raise self._source.error("the `{` here has no `}`", opened.offset)
+            self._statement()
+        self._scopes.pop()
+
+    def _statement(self) -> None:
+        token = self._tokens[self._at]
+        kind = self._keyword("node", "edge", "graph")
+        if kind is not None:
+            self._defaults(kind)
+        elif token.kind in _IDS and self._tokens_assign():
+            name = self._id("a name")
+            self._take("=")
+            self._set(self._scopes[-1].attributes, {name: self._id("a value")}, token)
+        else:
+            self._edges()
+        self._take(";")
+
+    def _tokens_assign(self) -> bool:
+        """Whether `ID =` stands here. A name can be made of several strings."""
+        at = self._at + 1
+        while self._tokens[at][:2] == (Kind.MARK, "+"):
+            at += 2
+            if at >= len(self._tokens):
+                return False
+        return self._tokens[at][:2] == (Kind.MARK, "=")
+
+    def _defaults(self, kind: str) -> None:
+        scope, token = self._scopes[-1], self._tokens[self._at]
+        if not self._is("["):
+            raise self._fail(f"`[` with attributes for `{kind}`")
+        target = {"node": scope.node, "edge": scope.edge, "graph": scope.attributes}[kind]
+        self._set(target, self._attributes(), token)
+
+    def _edges(self) -> None:
+        """A node statement, an edge statement with all its links, or a subgraph."""
+        start = self._tokens[self._at]
+        ends, plain = self._ends("a statement or `}`")
+        chain = [(start, ends)]
+        while self._is("->") or self._is("--"):
+            self._operator()
+            token = self._tokens[self._at]
+            chain.append((token, self._ends("a node or `{` behind the arrow")[0]))
+        attributes = self._attributes()
+        if len(chain) == 1 and plain:
+            for name, _, _ in ends:
+                self._set(self._graph.nodes[name].attributes, attributes, start)
+        for (token, tails), (other, heads) in pairwise(chain):
+            self._link(token, tails, other, heads, attributes)
+
+    def _operator(self) -> None:
+        token = self._next()
+        wanted = "->" if self._graph.directed else "--"
+        if token.text != wanted:
+            what = "a digraph" if self._graph.directed else "a graph (write `digraph` for arrows)"
+            raise self._source.error(f"the edges of {what} are written `{wanted}`, not `{token.text}`", token.offset)
+
+    def _ends(self, expected: str) -> tuple[list[_End], bool]:
+        """One end of an edge: a list of nodes, or a subgraph's nodes; and whether it is written as nodes."""
+        token = self._tokens[self._at]
+        if self._is("{") or (token.kind is Kind.KEYWORD and token.text == "subgraph"):
+            return [(name, "", "") for name in self._subgraph()], False
+        result = [self._node(expected)]
+        while self._take(","):
+            result.append(self._node("another node behind `,`"))
+        return result, True
+
+    def _subgraph(self) -> list[str]:
+        start, name = self._tokens[self._at], ""
+        if self._keyword("subgraph") and self._tokens[self._at].kind in _IDS:
+            name = self._id("a name")
+        around = self._scopes[-1]
+        scope = self._named.get(name) if name else None
+        if scope is None:
+            scope = _Scope(dict(around.node), dict(around.edge), {})
+            if name:
+                self._named[name] = scope
+        elif any(scope is opened for opened in self._scopes):
+            raise self._source.error(f"subgraph {name!r} can't stand inside itself", start.offset)
+        self._body(scope, "subgraph", start)
+        around.members.update(scope.members)
+        members = list(scope.members)
+        if name:
+            self._graph.subgraphs[name] = members
+        return members
+
+    def _node(self, expected: str) -> _End:
+        token = self._tokens[self._at]
+        name = self._id(expected)
+        port = compass = ""
+        if self._take(":"):
+            port = self._id("a port")
+            if self._take(":"):
+                compass = self._id("a compass point")
+        scope = self._scopes[-1]
+        if name not in self._graph.nodes:
+            if len(self._graph.nodes) >= MAX_NODES:
+                raise self._source.error(f"the graph has more than {MAX_NODES:,} nodes", token.offset)
+            self._graph.nodes[name] = DotNode(name, self._source.position(token.offset), dict(scope.node))
+        scope.members[name] = None
+        return name, port, compass
+
+    def _link(
+        self, token: Token, tails: list[_End], other: Token, heads: list[_End], attributes: dict[str, str]
+    ) -> None:
+        graph = self._graph
+        if len(graph.edges) + len(tails) * len(heads) > MAX_EDGES:
+            raise self._source.error(f"the graph has more than {MAX_EDGES:,} edges", token.offset)
+        position, head_position = self._source.position(token.offset), self._source.position(other.offset)
+        defaults = self._scopes[-1].edge
+        for tail, tail_port, tail_compass in tails:
+            for head, head_port, head_compass in heads:
+                pair = (tail, head) if graph.directed or tail <= head else (head, tail)
+                known = self._unique.get(pair) if graph.strict else None
+                if known is not None:
+                    self._set(known.attributes, attributes, token)
+                    continue
+                ports = (tail_port, head_port, tail_compass, head_compass)
+                edge = DotEdge(tail, head, *ports, position, head_position, dict(defaults))
+                self._set(edge.attributes, attributes, token)
+                graph.edges.append(edge)
+                self._unique[pair] = edge
+
+    def _attributes(self) -> dict[str, str]:
+        """All the attribute lists that stand here."""
+        result: dict[str, str] = {}
+        while self._take("["):
+            while not self._take("]"):
+                name = self._id("an attribute or `]`")
+                if not self._take("="):
+                    raise self._fail(f"`=` and a value for attribute {name!r}")
+                result[name] = self._id(f"a value for attribute {name!r}")
+                if not self._take(","):
+                    self._take(";")
+        return result
+
+    def _set(self, target: dict[str, str], attributes: dict[str, str], token: Token) -> None:
+        target.update(attributes)
+        if len(target) > MAX_ATTRIBUTES:
+            raise self._source.error(f"more than {MAX_ATTRIBUTES:,} attributes for one thing", token.offset)
+
+    def _id(self, expected: str) -> str:
+        token = self._next()
+        if token.kind not in _IDS:
+            if token.kind is Kind.KEYWORD:
+                hint = f"{expected} (the word {token.text} is taken: put it in double quotes to use it as a name)"
+                raise self._fail(hint, token)
+            raise self._fail(expected, token)
+        if token.kind is not Kind.QUOTED or not self._is("+"):
+            return token.text
+        parts = [token.text]
+        while self._take("+"):
+            more = self._next()
+            if more.kind is not Kind.QUOTED:
+                raise self._fail("a string in double quotes behind `+`", more)
+            parts.append(more.text)
+        text = "".join(parts)
+        if len(text) > MAX_ID:
+            raise self._source.error(f"this is longer than {MAX_ID:,} characters", token.offset)
+        return text
+
+
+def _shown(token: Token) -> str:
+    text = token.text if len(token.text) <= 40 else token.text[:39] + "…"
+    text = "".join(char if char.isprintable() else "·" for char in text)
+    return f'"{text}"' if token.kind is Kind.QUOTED else f"<{text}>" if token.kind is Kind.HTML else f"`{text}`"

@@ -1,0 +1,1 @@
+"""Runs a graph: the rules of streams as a pure state machine, and threads around it."""
