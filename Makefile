@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 # Of pytest: servers and children wait more than they compute.
 WORKERS ?= $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 4 ? n : 4 )))
 STAMP := $(VENV)/.ready
+FLUX_CLIENT := .flux-client
 # The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup postgres run test again check bench openapi docs clean
+.PHONY: help setup postgres chromium flux-client run test again check bench openapi docs clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -23,7 +24,7 @@ help:
 	@echo "make bench   measure (ARGS go to bench/run.py)"
 	@echo "make openapi write docs/openapi.json anew, from the code"
 	@echo "make docs    build the documentation into site/"
-	@echo "make clean   remove $(VENV), site/ and all caches"
+	@echo "make clean   remove $(VENV), $(FLUX_CLIENT), site/ and all caches"
 
 setup: $(STAMP) postgres
 
@@ -49,6 +50,28 @@ postgres:
 	  fi; \
 	fi
 
+# The tests of the pages run where Chromium is found; RUNYARD_REQUIRE_CHROMIUM=1 makes sure that it is.
+chromium:
+	@if [ "$${RUNYARD_REQUIRE_CHROMIUM:-}" = 1 ] && ! command -v chromium >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	  else \
+	    echo "make: RUNYARD_REQUIRE_CHROMIUM=1, but chromium is missing: install the package chromium" >&2; exit 1; \
+	  fi; \
+	fi
+
+# The released client of Flux RESTful, unmodified, in an environment of its own: the Flux door's tests run it.
+flux-client: $(FLUX_CLIENT)/.ready
+
+$(FLUX_CLIENT)/.ready:
+	@if command -v uv >/dev/null; then uv="uv"; elif $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; else uv=; fi; \
+	if [ -n "$$uv" ]; then \
+	  $$uv venv --quiet --clear --python '>=3.11' $(FLUX_CLIENT) && $$uv pip install --quiet --python $(FLUX_CLIENT)/bin/python flux-restful-client==0.2.1; \
+	else \
+	  $(PYTHON) -m venv $(FLUX_CLIENT) && $(FLUX_CLIENT)/bin/pip install --quiet flux-restful-client==0.2.1; \
+	fi
+	@touch $@
+
 run: setup
 	@exec $(BIN)/runyard serve --jobs examples/jobs.toml $(ARGS)
 
@@ -58,7 +81,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: setup check
+test: setup check chromium flux-client
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
 
 # Servers, agents, databases and browsers crowd few cores: a handful of tests that failed in the crowd is tried once more,
@@ -81,5 +104,5 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(FLUX_CLIENT) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

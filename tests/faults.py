@@ -25,6 +25,8 @@ from tests.system.server import Server
 
 Json = dict[str, Any]
 LOADERS = 3
+#: Of some runs.
+TASKS = 3
 #: Seconds for which a run stays up.
 STAYS = ("0", "0", "0.2", "0.5")
 
@@ -112,7 +114,7 @@ class Storm:
     def _load(self, loader: int) -> None:
         """Submits jobs; what was not answered is asked again, with the same key."""
         rng = random.Random(f"{self._seed}-{loader}")
-        script = f'echo "$RUNYARD_RUN" >> {self._trace}; exec sleep "$STAY"'
+        script = f'echo "$RUNYARD_RUN${{RUNYARD_TASK_RANK:+-$RUNYARD_TASK_RANK}}" >> {self._trace}; exec sleep "$STAY"'
         number = 0
         with self.server.http() as http:
             while not self._over.wait(rng.uniform(0.0, 0.08)):
@@ -120,7 +122,10 @@ class Storm:
                 for _ in range(10 if rng.random() < 0.2 else 1):
                     number += 1
                     stay = {"STAY": rng.choice(STAYS)}
-                    specs.append({"name": f"job-{loader}-{number}", "script": script, "env": stay})
+                    tasks = TASKS if rng.random() < 0.1 else 1
+                    resources = {"tasks": tasks}
+                    name = f"job-{loader}-{number}"
+                    specs.append({"name": name, "script": script, "env": stay, "resources": resources})
                 self._submit(http, specs, f"{loader}-{number}")
 
     def _submit(self, http: httpx2.Client, specs: list[Json], key: str) -> None:
@@ -197,8 +202,10 @@ class Storm:
             if count > 1:
                 fail(f"{name} was submitted with one key, and there are {count} of it")
         for job, found in jobs.items():
-            if (count := starts.pop(f"{job}.0.1", 0)) != 1:
-                fail(f"the program of job {job} was started {count} times: {found}")
+            tasks = found["spec"]["resources"]["tasks"]
+            for run in [f"{job}.0.1"] if tasks == 1 else [f"{job}.0.1-{rank}" for rank in range(tasks)]:
+                if (count := starts.pop(run, 0)) != 1:
+                    fail(f"the program of run {run} was started {count} times: {found}")
             if found["exit_code"] not in (0, None) or found["state"] not in ("succeeded", "failed"):
                 fail(f"job {job} ended as nobody could have: {found}")
         for run in starts:

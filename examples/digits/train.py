@@ -1,12 +1,14 @@
 """Trains a small neural network on scikit-learn's handwritten digits, and prints one line for each epoch.
 
-Usage: train.py [--epochs N] [--seed N]. The same seed gives the same numbers.
+Usage: train.py [--epochs N] [--seed N] [--onnx FILE]. The same seed gives the same numbers. With `--onnx` the model is
+written to a file, for whoever wants to use it: `examples/flow/digits` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -18,8 +20,8 @@ BATCH = 32
 CLASSES = np.arange(10)
 
 
-def train(epochs: int, seed: int) -> float:
-    """The accuracy on the held-out fifth of the images after the last epoch."""
+def train(epochs: int, seed: int) -> tuple[MLPClassifier, float]:
+    """The model, and its accuracy on the held-out fifth of the images after the last epoch."""
     images, labels = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
         images / 16.0, labels, test_size=0.2, random_state=seed, stratify=labels
@@ -40,17 +42,32 @@ def train(epochs: int, seed: int) -> float:
         loss = log_loss(test_y, odds, labels=CLASSES)
         seconds = time.perf_counter() - began
         print(f"epoch {epoch:2d}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  ({seconds:.2f} s)", flush=True)
-    return float(accuracy)
+    return model, float(accuracy)
+
+
+def export(model: MLPClassifier, file: Path) -> None:
+    """Writes the model in ONNX's format, whole or not at all: from `image` (64 brightnesses) to `label` and
+    `probabilities`."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+
+    made = to_onnx(model, initial_types=[("image", FloatTensorType([None, 64]))], options={"zipmap": False})
+    new = file.with_name(file.name + ".new")
+    new.write_bytes(made.SerializeToString())
+    new.replace(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40, help="passes over the images (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="for the split, the weights and the order (default 0)")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="where to write the model")
     options = parser.parse_args()
     if options.epochs < 1:
         parser.error("--epochs must be at least 1")
-    accuracy = train(options.epochs, options.seed)
+    model, accuracy = train(options.epochs, options.seed)
+    if options.onnx is not None:
+        export(model, options.onnx)
     print(f"done: accuracy {accuracy:.4f} on the held-out images", flush=True)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
@@ -92,6 +93,17 @@ def scan(folder: str, suffixes: tuple[str, ...] = ("",)) -> tuple[list[FlowFile]
         except (OSError, InvalidInput) as error:
             problems.append((path, getattr(error, "strerror", None) or str(error)))
     return files, problems
+
+
+def signature(folder: str) -> object:
+    """A value that changes when the files directly in a folder may have changed. Raises OSError."""
+    found = []
+    for name in os.listdir(folder):
+        # One may be gone again.
+        with suppress(FileNotFoundError):
+            status = os.stat(os.path.join(folder, name))
+            found.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
+    return sorted(found)
 
 
 def read(path: str) -> FlowFile:

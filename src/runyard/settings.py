@@ -37,6 +37,18 @@ class Server(Section, frozen=True):
     """Origins of browser pages that may call the API, beside the server's own."""
 
 
+class Log(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error", "critical", "off"] = "warning"
+    path: str = ""
+    """A file; empty means stderr."""
+    screen: bool = False
+    """Write to stderr as well as to the file."""
+    max_size: Size = 64 * 1024 * 1024
+    """Of the file; then it is put aside, and a new one begun. 0 means no bound."""
+    keep: Count = 64
+    """Files put aside that are kept."""
+
+
 class Store(Section, frozen=True):
     url: str = ""
     """Of a database; empty means SQLite in `data_dir`."""
@@ -106,6 +118,16 @@ class Flux(Section, frozen=True):
 
     port: Port | None = None
     """A port of its own, beside the main one; Flux RESTful's is 5000."""
+    option_flags: str = ""
+    """Shell options of every job, such as `-ompi=none`; a job's own win."""
+    launchers: list[str] = msgspec.field(default_factory=lambda: ["nextflow", "snakemake"])
+    """Programs that may run beside the queue, for they submit jobs themselves."""
+    strict: bool = False
+    """A job whose working folder is missing fails, instead of running in `/tmp` as in Flux."""
+    on_stop: Literal["keep", "cancel"] = "keep"
+    """What becomes of the jobs when the service is stopped by request: they live on under the agent, or are cancelled."""
+    stop_command: list[str] = []
+    """A program and its arguments, run when the service is stopped by request: it may bring a cluster down."""
 
 
 class Modelbox(Section, frozen=True):
@@ -131,6 +153,25 @@ class Tango(Section, frozen=True):
 
     port: Port | None = None
     """A port of its own, beside the main one; TANGO's project manager has 8085."""
+    heartbeat: Duration = 2.0
+    """Between two questions to a member that is at work."""
+    max_missed_beats: Count = 30
+    """After so many in a row without an answer its step has failed; 0 means never."""
+    connect_timeout: Duration = 2.0
+    read_timeout: Duration = 5.0
+    """For one call to a member."""
+    stop_grace: Duration = 30.0
+    """A member that was told to stop counts as stopped after so long, whatever it says."""
+    members: list[str] = []
+    """Addresses, such as `code_gen=http://10.0.0.5:8888`; `TANGO_CODE_GEN_URL` says the same."""
+    docker_host: str = ""
+    """The host on which all members listen, each on the port of its container; empty means a host for each."""
+    shared: str = ""
+    """The folder that members share; empty means `tango` in `data_dir`."""
+    compat_errors_200: bool = False
+    """Reports that can't be used are answered with 200, as TANGO does, and the error in the body."""
+    allow: list[str] = []
+    """Addresses and networks that may report; empty means everybody."""
 
 
 class Doors(Section, frozen=True):
@@ -167,6 +208,7 @@ class Config(Section, frozen=True):
     data_dir: str = ""
     """Folder of the store, the output files and the agent; empty means the platform's state folder."""
     server: Server = Server()
+    log: Log = Log()
     store: Store = Store()
     agent: Agent = Agent()
     scheduler: Scheduler = Scheduler()

@@ -74,6 +74,23 @@ def test_reserved_cores_are_named_and_given_back(http: httpx2.Client) -> None:
     assert node["cores"]["free"] == node["cores"]["total"] == sorted(os.sched_getaffinity(0))
 
 
+def test_tasks_are_processes_of_one_run(http: httpx2.Client) -> None:
+    job = submit(
+        http,
+        script='echo "$RUNYARD_TASK_RANK of $RUNYARD_TASKS on $RUNYARD_NODES, $FLUX_JOB_ID"; exit $RUNYARD_TASK_RANK',
+        resources={"tasks": 3},
+    )
+    done = ended(http, job["id"])
+    assert (done["state"], done["exit_code"], len(done["runs"])) == ("failed", 2, 1)
+    assert " of 3 failed first: exit code " in done["reason"]
+    node = local_node(http)["name"]
+    lines = http.get(f"{JOBS}/{job['id']}/logs").text.splitlines()
+    assert sorted(lines) == [f"{rank} of 3 on {node}, {job['f58']}" for rank in range(3)]
+    lost = ended(http, submit(http, command=["no-such-program-here"], resources={"tasks": 2})["id"])
+    assert lost["state"] == "failed" and "task 0 of 2: there is no program" in lost["reason"]
+    assert lost["started_at"] is None
+
+
 def test_a_reference_is_an_id_its_f58_form_or_a_name(http: httpx2.Client) -> None:
     old = submit(http, command=["true"], name="twice")
     ended(http, old["id"])

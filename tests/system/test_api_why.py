@@ -65,6 +65,7 @@ def test_why_resources_names_who_holds_them(http: httpx2.Client) -> None:
     (blocker,) = found["blockers"]
     assert (blocker["job"], blocker["name"]) == (holder["id"], "holder")
     assert blocker["holds"][0]["cores"] == cores
+    assert "job holder holds " in found["summary"]
     assert datetime.fromisoformat(found["expected_start"]) > datetime.fromisoformat(low["submitted_at"])
     act(http, holder["id"], "cancel")
     assert ended(http, low["id"])["state"] == ended(http, high["id"])["state"] == "succeeded"
@@ -82,10 +83,18 @@ def test_why_a_whole_node_is_not_free_while_a_job_without_reservation_runs(http:
 
 
 def test_why_more_than_there_is(http: httpx2.Client) -> None:
-    job = submit(http, command=["true"], resources={"cores_per_task": 90_000})
-    done = ended(http, job["id"])
-    assert done["state"] == "failed" and "90000" in done["reason"] and not done["runs"]
-    assert done["reason"] in why(http, job["id"])["summary"]
+    for resources, reason in (
+        ({"cores_per_task": 90_000}, "needs 90000 cores, the largest node has "),
+        ({"tasks": 5000, "cores_per_task": 1}, "needs 5000 cores, the largest node has "),
+        ({"tasks": 5000}, "needs 5000 process slots, the largest node has 4096"),
+        ({"gpus_per_task": 900}, "needs 900 GPUs, the largest node has "),
+        ({"nodes": 3, "tasks": 3}, "needs 3 such nodes, there is 1"),
+        ({"nodes": 2, "exclusive": True}, "needs 2 such nodes, there is 1"),
+    ):
+        job = submit(http, command=["true"], resources=resources)
+        done = ended(http, job["id"])
+        assert done["state"] == "failed" and reason in done["reason"] and not done["runs"]
+        assert done["reason"] in why(http, job["id"])["summary"]
 
 
 def test_why_backoff(http: httpx2.Client) -> None:

@@ -93,7 +93,8 @@ def decode_order(data: bytes) -> Order:
     order = Order(*json.loads(data))
     guise = Guise(*order.guise)
     account = None if guise.account is None else Account(*guise.account)
-    return order._replace(guise=guise._replace(account=account))
+    soft, hard = guise.files
+    return order._replace(guise=guise._replace(account=account, files=(soft, hard)))
 
 
 class Report:
@@ -169,13 +170,14 @@ class _Starter:
             except OSError as error:
                 reason = f"task {task.rank} of {len(self._tasks)} can't be started: {error.strerror}"
                 raise CannotStart(f"{reason}; see ulimit -u, pids.max and free memory") from None
-        self._say(up=True)
         # What came while some had not been started yet.
         for number in signal.sigpending() - {signal.SIGCHLD}:
             self._signal(number)
         for number in signal.valid_signals() - {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD})
+        # Only now: SIGPIPE, if the agent has died, is no news for the tasks.
+        self._say(up=True)
 
     def give_up(self, reason: str) -> NoReturn:
         self._signal(signal.SIGKILL)

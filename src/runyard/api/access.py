@@ -4,8 +4,8 @@ While accounts are on, `prove` runs before each handler of every front door. Wha
 what it refuses goes to the exception handlers of the door. Two options of a route change that:
 
 * `opt=PUBLIC`: the route needs no credentials, and none are looked at;
-* `opt=DOOR`: the handler calls `caller_of` itself, which raises what `prove` would have raised: for doors that make their
-  own answers of everything.
+* `opt=DOOR`: the handler calls `caller_of` itself, which raises what `prove` would have raised: for doors that make
+  their own answers of everything.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from runyard.model.job import JobSpec
 
 #: Where the credentials' check leaves the caller in the ASGI scope, or why there is none.
 CALLER = "runyard.caller"
+#: The cookie that holds a browser's token.
+SESSION = b"runyard-session"
 PUBLIC = {"credentials": "none"}
 DOOR = {"credentials": "asked for by the door"}
 
@@ -71,17 +73,32 @@ def caller_of(request: AnyRequest) -> Caller:
 
 
 def authorization_of(connection: AnyConnection) -> bytes | None:
-    """The raw `Authorization` header."""
+    """The raw `Authorization` header; else what a browser's session cookie stands for.
+
+    A cookie comes with requests that other sites make, too: `runyard.api.gate` refuses those.
+    """
+    session = None
     for name, value in connection.scope["headers"]:
         if name == b"authorization":
+            return value
+        if name == b"cookie":
+            session = session or session_of(value)
+    return None if session is None else b"Bearer " + session
+
+
+def session_of(cookies: bytes) -> bytes | None:
+    """The session in a `Cookie` header."""
+    for part in cookies.split(b";"):
+        name, _, value = part.strip().partition(b"=")
+        if name == SESSION:
             return value
     return None
 
 
 def call_of(connection: AnyConnection) -> Call:
     """The request, as the audit trail and the limits on failed logins know it."""
-    client = connection.scope.get("client")
-    return Call(client[0] if client else "local", connection.scope.get("method", ""), connection.scope["path"])
+    client, method = connection.scope.get("client"), connection.scope.get("method")
+    return Call(client[0] if client else "local", str(method), connection.scope["path"])
 
 
 async def permitted(request: AnyRequest, specs: Sequence[JobSpec | RunyardError]) -> list[JobSpec | RunyardError]:
@@ -129,7 +146,7 @@ def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:
         entry = pwd.getpwnam(own)
     except KeyError:
         raise refuse("user", own, "there is no such account on this host, and jobs run as their owners") from None
-    if entry.pw_uid < min_uid:
+    if entry.pw_uid < min_uid and not caller.is_admin:
         raise Forbidden(f"jobs of {own!r} can't run: its number {entry.pw_uid} is below [auth] min_uid ({min_uid})")
     return msgspec.structs.replace(spec, user=own, cwd=spec.cwd or entry.pw_dir)
 

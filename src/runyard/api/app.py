@@ -8,12 +8,15 @@ from litestar.types import ASGIApp
 
 from runyard.api.access import prove
 from runyard.api.context import Context
-from runyard.api.gate import Gate
+from runyard.api.flux.door import FluxDoor
+from runyard.api.flux.submitter import Submitter
+from runyard.api.gate import Gate, Shape
 from runyard.api.health import HEALTH_ROUTES
 from runyard.api.meproc.door import MeprocDoor
-from runyard.api.modelbox.door import ModelboxDoor
+from runyard.api.modelbox import door as modelbox_door
 from runyard.api.native import native_router
 from runyard.api.openapi import openapi_route
+from runyard.api.pages.site import Site
 from runyard.api.problem import EXCEPTION_HANDLERS
 from runyard.auth.origin import OriginRules
 from runyard.settings import Doors
@@ -31,8 +34,14 @@ def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors
         request_max_body_size=None,
         logging_config=None,
     )
+    submitter = Submitter(context, doors.flux)
+    site = Site(context, doors.flux, submitter)
+    app.register(site.router())
+    app.register(FluxDoor(context, doors.flux, submitter, site).router())
+    shapes: dict[str, Shape] = {}
     if doors.modelbox.enabled:
-        modelbox = ModelboxDoor(context, doors.modelbox)
+        modelbox = modelbox_door.ModelboxDoor(context, doors.modelbox)
         app.register(modelbox.router())
         context.at_start.append(modelbox.load)
-    return Gate(app, rules, max_body)
+        shapes[modelbox_door.PATH] = modelbox_door.shape
+    return Gate(app, rules, max_body, shapes)

@@ -11,6 +11,7 @@ import msgspec
 from litestar import Request
 
 from runyard.auth.authenticator import Authenticator
+from runyard.core.record import JobRecord
 from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
 from runyard.service.flows import Flows
@@ -49,6 +50,10 @@ class Context:
         self._owners: OrderedDict[int, str] = OrderedDict()
         self.at_start: list[Callable[[], Awaitable[None]]] = []
         """What front doors do once the engine has started, before anybody is answered."""
+        self.url = ""
+        """Where the server listens."""
+        self.stop: Callable[[], None] = lambda: None
+        """Ends the server, after it has answered those who wait."""
         self._max_streams = max_streams
         self._streams = 0
 
@@ -69,6 +74,10 @@ class Context:
                 self._remember(job, owner)
                 found[job] = owner
         return found
+
+    def remember_owner(self, record: JobRecord) -> None:
+        """Keeps in mind whose job that was, before it is gone."""
+        self._remember(record.id, record.owner)
 
     def _remember(self, job: int, owner: str) -> None:
         self._owners[job] = owner

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
@@ -11,11 +14,19 @@ from runyard.auth.origin import OriginRules, refusal
 from runyard.model.errors import Forbidden, RunyardError, TooLarge
 
 
+#: Body and headers of a refusal.
+Shape = Callable[[RunyardError], tuple[bytes, Mapping[str, str]]]
+
+
 class Gate:
     """ASGI middleware. Refuses what comes from a foreign page or for a foreign host, and bodies past `max_body`."""
 
-    def __init__(self, app: ASGIApp, rules: OriginRules, max_body: int) -> None:
+    def __init__(
+        self, app: ASGIApp, rules: OriginRules, max_body: int, shapes: Mapping[str, Shape] = MappingProxyType({})
+    ) -> None:
+        """`shapes`: how refusals look at paths that begin so; elsewhere they are problem documents."""
         self._app = app
+        self._shapes = shapes
         self._rules = rules
         self._max_body = max_body
 
@@ -35,15 +46,24 @@ class Gate:
                 length = value
         reason = refusal(self._rules, host, origin, site)
         if reason is not None:
-            await _refuse(send, Forbidden(reason))
+            await self._refuse(scope, send, Forbidden(reason))
             return
         if length is not None and length.isdigit() and int(length) > self._max_body:
-            await _refuse(send, self._too_large())
+            await self._refuse(scope, send, self._too_large())
             return
         if length is not None or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         else:
             await self._count(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, send: Send, error: RunyardError) -> None:
+        path = scope["path"]
+        shape = next((shape for prefix, shape in self._shapes.items() if path.startswith(prefix)), _problem)
+        body, headers = shape(error)
+        head = [(b"content-length", str(len(body)).encode()), _CLOSE]
+        head += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": error.status, "headers": head})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
@@ -76,12 +96,5 @@ class Gate:
 _CLOSE = (b"connection", b"close")
 
 
-async def _refuse(send: Send, error: RunyardError) -> None:
-    body = msgspec.json.encode(problem_body(error))
-    headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", str(len(body)).encode()),
-        _CLOSE,
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _problem(error: RunyardError) -> tuple[bytes, Mapping[str, str]]:
+    return msgspec.json.encode(problem_body(error)), {"Content-Type": MEDIA_TYPE}

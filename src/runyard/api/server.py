@@ -23,6 +23,7 @@ from runyard.api.accounts import check_auth, follow_changes, set_up
 from runyard.api.app import create_app
 from runyard.api.context import Context
 from runyard.api.gather import GatheringProtocol
+from runyard.api.log import set_up_log
 from runyard.auth.origin import OriginRules, own_names
 from runyard.core.claim import Policy
 from runyard.executors.local import LocalExecutor
@@ -56,9 +57,7 @@ def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = Fa
     Raises ConfigError, Conflict or StorageFull if the server can't start.
     """
     check_auth(config)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # What is no HTTP is answered with 400. A line for each would let anybody fill the log.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    set_up_log(config.log)
     ports = {"runyard": config.server.port}
     for door, usual in SEED_PORTS.items():
         chosen = getattr(config.doors, door).port
@@ -180,6 +179,11 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         server.should_exit = True
 
     engine.on_failure = fail
+
+    def stop() -> None:
+        server.should_exit = True
+
+    context.stop = stop
     try:
         await engine.start()
         background = await start_hooks(config.hooks, engine)
@@ -198,6 +202,8 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         for door, listener in listeners.items():
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
+            if door == "runyard":
+                context.url = f"http://{shown}:{port}"
             what = f"Runyard is listening on http://{shown}:{port} (data in {folder})"
             print(what if door == "runyard" else f"  {door}: http://{shown}:{port}", flush=True)
         try:

@@ -14,6 +14,9 @@ from runyard.model.check import refuse
 from runyard.model.errors import Conflict, InvalidInput, NotFound
 from runyard.store.accounts import AccountChange, AccountStore
 
+#: By which the tokens of browsers are told from those that people have made.
+SESSION_LABEL = "browser session"
+
 
 class NewToken(msgspec.Struct, frozen=True):
     """A token that was just made. Nobody can read `secret` ever again."""
@@ -58,7 +61,7 @@ class Accounts:
         return user
 
     def set_password(self, name: str, password: str, now: float) -> User:
-        """Ends every access token of the account; the tokens stay. Raises NotFound, InvalidInput."""
+        """Ends every login of the account; the tokens that people have made stay. Raises NotFound, InvalidInput."""
         hash = hash_password(check_password(password))
         return self._change_user(name, now, "password", password=hash, generation=None)
 
@@ -78,6 +81,7 @@ class Accounts:
                 raise _no_user(name)
             if "generation" in values:
                 values["generation"] = user.generation + 1
+                change.remove_tokens(name, SESSION_LABEL)
             user = msgspec.structs.replace(user, **values)
             change.save_user(user)
             self._record(change, now, "user.changed", account=name, change=what)
@@ -147,8 +151,8 @@ class Accounts:
             change.save_user(new)
             self._record(change, now, "user.added" if user is None else "user.changed", account=name, role=Role.ADMIN)
 
-    def _record(self, change: AccountChange, now: float, type: str, **data: Any) -> None:
-        change.record(now, type, {**data, "by": self._by, "at": datetime.fromtimestamp(now, UTC).isoformat()})
+    def _record(self, made: AccountChange, now: float, type: str, **data: Any) -> None:
+        made.record(now, type, {**data, "by": self._by, "at": datetime.fromtimestamp(now, UTC).isoformat()})
 
 
 def _no_user(name: str) -> NotFound:

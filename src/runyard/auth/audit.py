@@ -1,4 +1,4 @@
-"""The audit trail: who came in, who was refused, what admins did. Bounded, so that nobody can fill the store with it."""
+"""The audit trail: who came in, who was refused, what admins did. Bounded: nobody can fill the store with it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from runyard.auth.access_token import AccessToken, Signer, read_request
+from runyard.auth.accounts import SESSION_LABEL, Accounts
 from runyard.auth.audit import Audit, Call
 from runyard.auth.caller import Caller, Scope
 from runyard.auth.credentials import PREFIX, Basic, Bearer, read_header
@@ -17,7 +19,7 @@ from runyard.auth.directory import Directory
 from runyard.auth.limiter import Limiter, address_key
 from runyard.auth.password import Passwords
 from runyard.model.account import User
-from runyard.model.errors import Forbidden, TooMany, Unauthenticated
+from runyard.model.errors import Forbidden, NotFound, TooMany, Unauthenticated
 from runyard.store.accounts import AccountStore, Change
 
 _ALL = frozenset(Scope)
@@ -152,6 +154,33 @@ class Authenticator:
             self._fail(None, call, error)
         return await self.login(name, password, call)
 
+    async def open_session(self, name: str, password: str, lifetime: float, call: Call) -> str:
+        """The secret of a token for a browser, good for `lifetime` seconds or until `close_session`.
+
+        Raises Unauthenticated, Disabled, TooMany.
+        """
+        user = await self._by_password(Basic(name, password), call)
+        now = self._clock()
+        made = await asyncio.to_thread(
+            Accounts(self._accounts, user.name).create_token, user.name, now, _ALL, lifetime, SESSION_LABEL
+        )
+        return made.secret
+
+    async def close_session(self, secret: str) -> None:
+        """What `open_session` gave is worth nothing from now on."""
+        now = self._clock()
+        token = (await self.directory()).token(secret, now)
+        if token is not None and token.label == SESSION_LABEL:
+            with contextlib.suppress(NotFound):
+                await asyncio.to_thread(Accounts(self._accounts, token.user).revoke_token, token.id, now)
+
+    def ticket(self, name: str) -> str | None:
+        """An access token for an account in whose name the server itself starts a program; None if there is none."""
+        user = self._directory.users.get(name)
+        if user is None or user.disabled:
+            return None
+        return self._signer.issue(user, self._clock(), frozenset({Scope.READ, Scope.WRITE})).access_token
+
     async def _by_password(self, given: Basic, call: Call) -> User:
         user = (await self.directory()).users.get(given.name)
         if not self._passwords.remembered(given.name, given.secret, user, self._clock()):
@@ -188,10 +217,9 @@ class Authenticator:
             except Unauthenticated as error:
                 reason = error.detail
         if user is None:
-            wait = self._address_failures.wait(address_key(call.address), now)
-            if wait:
-                raise _too_many(wait)
-            self._fail(name, call, InvalidToken(reason))
+            # Not counted: nobody guesses a token, and programs go on for long with one that has expired.
+            self._audit.tell("auth.refused", call, now, name, reason=reason)
+            raise InvalidToken(reason)
         return user, scopes
 
     def _caller(self, user: User, scopes: frozenset[Scope], call: Call) -> Caller:
@@ -211,8 +239,7 @@ class Authenticator:
 
     def _fail(self, name: str | None, call: Call, error: Unauthenticated) -> NoReturn:
         now = self._clock()
-        # A token can't be guessed: trying some must not keep the account's owner out.
-        if name is not None and not isinstance(error, InvalidToken):
+        if name is not None:
             self._failures.failed(name, now)
         self._address_failures.failed(address_key(call.address), now)
         self._audit.tell("auth.refused", call, now, name, reason=error.detail)

@@ -26,8 +26,15 @@ _data_dir = click.option("--data-dir", metavar="DIR", help="Where the server kee
 @_config
 @click.option("--jobs", metavar="FILE", help="Submit the jobs in this file once the server is up.")
 @click.option("--seed-ports", is_flag=True, help="Let each front door listen on its protocol's own port as well.")
+@click.option("--modelbox-conf", metavar="FILE", help="Serve what this modelbox.conf says, where it says.")
 def serve(
-    host: str | None, port: int | None, data_dir: str | None, file: str | None, jobs: str | None, seed_ports: bool
+    host: str | None,
+    port: int | None,
+    data_dir: str | None,
+    file: str | None,
+    jobs: str | None,
+    seed_ports: bool,
+    modelbox_conf: str | None,
 ) -> int:
     """Start the server, in the foreground.
 
@@ -35,7 +42,8 @@ def serve(
     """
     from runyard.config import load_config
 
-    loaded = load_config(file, flags={"server.host": host, "server.port": port, "data_dir": data_dir})
+    conf = _modelbox_conf(modelbox_conf) if modelbox_conf is not None else {}
+    loaded = load_config(file, flags=conf | {"server.host": host, "server.port": port, "data_dir": data_dir})
 
     from runyard.client.jobfile import read_jobs
     from runyard.model.check import build_spec
@@ -45,6 +53,39 @@ def serve(
     from runyard.api.server import run
 
     return run(loaded.config, specs, seed_ports)
+
+
+def _modelbox_conf(file: str) -> dict[str, Any]:
+    """The settings, by dotted key, that a `modelbox.conf` comes to; what has no effect is said on stderr."""
+    import getpass
+    import os
+    from glob import glob
+
+    from runyard.importers.modelbox import read_conf
+    from runyard.model.errors import ConfigError
+
+    def read(path: str) -> str:
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+    folder = os.path.dirname(os.path.abspath(file))
+
+    def included(pattern: str) -> list[tuple[str, str]]:
+        return [(path, read(path)) for path in sorted(glob(os.path.join(folder, pattern)))]
+
+    found = read_conf(read(file), file, os.environ, included)
+    if found.user is not None and found.user != getpass.getuser():
+        raise ConfigError(
+            f"{file}: server.user = {found.user!r}: start the server as that user, for example by `runuser -u "
+            f"{found.user} -- runyard serve …`; one that has started does not change it"
+        )
+    for note in found.notes:
+        click.echo(f"{file}: {note}", err=True)
+    return found.settings
 
 
 @click.group()

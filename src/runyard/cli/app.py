@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nodes": ("cluster", "List the machines on which runs happen."),
     "top": ("cluster", "Watch nodes and jobs until Ctrl-C."),
     "schedule": ("cluster", "Try and list schedules."),
+    "user": ("user", "Look after the accounts of this host's server."),
+    "token": ("token", "Look after the tokens by which programs come in."),
     "agent": ("admin", "Look after this host's agent: the process that owns the jobs' processes."),
     "config": ("admin", "Show the configuration."),
     "completion": ("admin", "Print a shell's completion script."),
@@ -90,14 +92,17 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     invoke_without_command=False,
 )
 @click.option("--url", metavar="URL", help="The server's address; RUNYARD_URL, else http://127.0.0.1:7070.")
+@click.option(
+    "--token", metavar="TOKEN", help="A token, or NAME:PASSWORD; RUNYARD_TOKEN keeps it from others on this host."
+)
 @click.pass_context
-def cli(ctx: click.Context, url: str | None) -> None:
+def cli(ctx: click.Context, url: str | None, token: str | None) -> None:
     """One job server for everything that runs on this machine.
 
     Start the server with `runyard serve`, then submit jobs and watch them. A job is named by its id, the id's F58 form,
     or its name.
     """
-    ctx.obj = url
+    ctx.obj = {"url": url, "token": token}
 
 
 def run(args: Sequence[str] | None = None) -> int:

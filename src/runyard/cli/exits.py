@@ -26,6 +26,7 @@ BY_ERROR = {
     "conflict": REFUSED,
     "precondition_failed": REFUSED,
     "forbidden": REFUSED,
+    "unauthenticated": REFUSED,
     "too_many": REFUSED,
     "wait_timeout": TIMED_OUT,
 }

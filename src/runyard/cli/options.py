@@ -16,7 +16,7 @@ def connect() -> Client:
     from runyard.client import Client
 
     context = click.get_current_context()
-    return Client(context.find_root().obj)
+    return Client(**context.find_root().obj)
 
 
 def read_refs(refs: tuple[str, ...]) -> list[str]:

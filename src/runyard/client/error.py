@@ -42,6 +42,7 @@ _KNOWN = [
     errors.Expired,
     errors.TooLarge,
     errors.TooMany,
+    errors.Unauthenticated,
     errors.Forbidden,
     errors.Unavailable,
     errors.StorageFull,
@@ -49,7 +50,6 @@ _KNOWN = [
 _BY_CODE: dict[str, type[RunyardError]] = {kind.code: kind for kind in _KNOWN}
 _BY_STATUS: dict[int, type[RunyardError]] = {
     **{kind.status: kind for kind in _KNOWN},
-    401: errors.Forbidden,
     405: errors.InvalidInput,
     415: errors.InvalidInput,
     422: errors.InvalidInput,

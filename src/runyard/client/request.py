@@ -23,6 +23,7 @@ from runyard.client.document import (
 )
 from runyard.client.error import UnexpectedAnswer, from_answer
 from runyard.model.errors import InvalidInput
+from runyard.model.flow import FlowGraph, FlowStatus
 from runyard.model.job import Explanation, JobDoc, JobSpec
 
 API = "/api/v1"
@@ -314,6 +315,47 @@ def _event_params(
         return value if value is None or isinstance(value, str) else tuple(value)
 
     return _params(after=after, job=job, type=listed(types), state=listed(state))
+
+
+# Flows ------------------------------------------------------------------------------------------------------------
+
+
+def submit_flow(spec: Spec, idempotency_key: str | None = None) -> Request[JobDoc]:
+    return Request(
+        method="POST",
+        path=f"{API}/flows",
+        answer=JobDoc,
+        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key or new_key()},
+        content=spec_bytes(spec),
+        repeatable=True,
+        patience=POLL,
+    )
+
+
+def check_flow(spec: Spec) -> Request[FlowGraph]:
+    return Request(
+        method="POST",
+        path=f"{API}/flows",
+        answer=FlowGraph,
+        params=_params(check=True),
+        headers={"Content-Type": "application/json"},
+        content=spec_bytes(spec),
+        repeatable=True,
+        patience=POLL,
+    )
+
+
+def _flow(ref: str | int, what: str, answer: type[T]) -> Request[T]:
+    path = job_path(ref, what).replace("/jobs/", "/flows/", 1)
+    return Request(method="GET", path=path, answer=answer, repeatable=True, patience=POLL)
+
+
+def flow_graph(ref: str | int) -> Request[FlowGraph]:
+    return _flow(ref, "graph", FlowGraph)
+
+
+def flow_status(ref: str | int) -> Request[FlowStatus]:
+    return _flow(ref, "statistics", FlowStatus)
 
 
 # Everything else --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,10 +67,17 @@ class Retry:
         return Unreachable(f"the connection to {self._url} broke during {request.method} {request.path} ({what}){note}")
 
 
+def _authorization(token: str) -> str:
+    """A bearer token; or name and password with a colon between, which no token has."""
+    if ":" in token:
+        return "Basic " + base64.b64encode(token.encode()).decode()
+    return f"Bearer {token}"
+
+
 def options(url: str, token: str | None, timeout: float) -> dict[str, Any]:
     """How both clients set up httpx2."""
     parts = urlsplit(url)
-    headers = {"User-Agent": "runyard-client"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers = {"User-Agent": "runyard-client"} | ({"Authorization": _authorization(token)} if token else {})
     return {
         "base_url": url,
         "headers": headers,

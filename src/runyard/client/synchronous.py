@@ -20,6 +20,7 @@ from runyard.client.follow import EventFollow, LogFollow
 from runyard.client.request import Request, Spec
 from runyard.client.retry import TRANSIENT, Retry, options
 from runyard.model.errors import Expired, NotFound, RunyardError
+from runyard.model.flow import FlowGraph, FlowStatus
 from runyard.model.job import Explanation, JobDoc, RunDoc
 from runyard.model.state import ENDED
 
@@ -312,6 +313,24 @@ class Client:
                 raise httpx2.RemoteProtocolError("the stream ended")
             except TRANSIENT as error:
                 self._sleep(retry.pause(step, error))
+
+    # Flows
+
+    def submit_flow(self, spec: Spec | None = None, *, idempotency_key: str | None = None, **fields: Any) -> JobDoc:
+        """As `submit`, for a job with a `flow`: the graph is checked first. Raises InvalidInput with every fault."""
+        return self._send(make.submit_flow(fields if spec is None else spec, idempotency_key))
+
+    def check_flow(self, spec: Spec | None = None, **fields: Any) -> FlowGraph:
+        """The graph of such a job, and what is wrong with it. Nothing is submitted."""
+        return self._send(make.check_flow(fields if spec is None else spec))
+
+    def flow_graph(self, ref: Ref) -> FlowGraph:
+        """The graph of a flow."""
+        return self._send(make.flow_graph(ref))
+
+    def flow_status(self, ref: Ref) -> FlowStatus:
+        """Where a flow stands, and its latest statistics."""
+        return self._send(make.flow_status(ref))
 
     # Everything else
 

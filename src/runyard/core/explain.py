@@ -17,8 +17,9 @@ from runyard.model.state import ENDED, State, Why
 MAX_BLOCKERS = 10
 
 
-def explain(reactor: Reactor, record: JobRecord, now: float) -> Explanation:
-    """Why the live or ended job `record` is in its state at `now` (Unix seconds)."""
+def explain(reactor: Reactor, record: JobRecord, now: float, reader: str | None = None) -> Explanation:
+    """Why the live or ended job `record` is in its state at `now` (Unix seconds). With `reader`, only that owner's jobs
+    are called by their names."""
     summary, blockers = record.reason or "", list[dict[str, Any]]()
     position = expected = None
     if record.state in ENDED:
@@ -44,7 +45,7 @@ def explain(reactor: Reactor, record: JobRecord, now: float) -> Explanation:
     else:
         index = next((i for i, r in enumerate(record.replicas) if reactor.scheduler.waits(record, i)), 0)
         position = reactor.scheduler.position(record, index)
-        summary, blockers = _resources(reactor, record)
+        summary, blockers = _resources(reactor, record, reader)
         expected = reactor.scheduler.expected_start(record, index, now)
     return Explanation(
         job=str(record.id),
@@ -104,7 +105,7 @@ _WORDS = {
 }
 
 
-def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str, Any]]]:
+def _resources(reactor: Reactor, record: JobRecord, reader: str | None) -> tuple[str, list[dict[str, Any]]]:
     scheduler = reactor.scheduler
     claim = claim_of(record.spec, reactor.policy)
     nodes = [(node, up) for node, up, *_ in scheduler.pool.nodes if node.executor == claim.executor]
@@ -116,11 +117,17 @@ def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str,
         return f"Every node runs as many processes as it may ({limit}).", [{"kind": "limit", "max_running": limit}]
     slots = claim.exclusive or claim.each.slots > 1
     holders = [row for row in scheduler.pool.holders(claim.executor, slots=slots) if _in_the_way(claim, row[2])]
+
+    def name_of(job: int) -> str | None:
+        other = reactor.jobs[job]
+        return other.spec.name if reader in (None, other.owner) else None
+
     blockers = [
         {
             "kind": "job",
             "job": str(run.job),
-            "name": reactor.jobs[run.job].spec.name,
+            "name": name_of(run.job),
+            "owner": reactor.jobs[run.job].owner,
             "holds": [{"node": s.node, "cores": s.cores, "gpus": s.gpus, "memory": s.memory} for s in shares],
             "until": _time(until),
         }
@@ -130,7 +137,7 @@ def _resources(reactor: Reactor, record: JobRecord) -> tuple[str, list[dict[str,
     if not holders:
         return f"{wanted}. Jobs ahead of it in the queue hold reservations.", blockers
     run, _, shares = holders[0]
-    name = reactor.jobs[run.job].spec.name or run.job
+    name = name_of(run.job) or run.job
     more = f", and {len(holders) - 1} more runs are in its way" if len(holders) > 1 else ""
     return f"{wanted}; job {name} holds {'; '.join(map(_share_text, shares))}{more}.", blockers
 

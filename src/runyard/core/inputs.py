@@ -116,9 +116,11 @@ class NodeLost(_Input, frozen=True):
 
 
 class Note(_Input, frozen=True):
-    """Facts that concern no job, for the record: each becomes one event, a type and its data."""
+    """Facts for the record: each becomes one event, a type and its data."""
 
     facts: list[tuple[str, dict[str, Any]]]
+    job: int = 0
+    """The job that they concern; 0 if none."""
 
 
 class Tick(_Input, frozen=True):

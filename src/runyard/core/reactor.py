@@ -245,9 +245,13 @@ class Reactor(StateMachine):
         self._out.append(Event(self.seq, self._now, "job.deleted", event.job, None, 0, 0, None))
 
     def _note(self, event: Note) -> None:
+        record = self.jobs.get(event.job)
         for type, data in event.facts:
-            self.seq += 1
-            self._out.append(Event(self.seq, self._now, type, 0, None, 0, 0, data))
+            if record is not None:
+                self._emit(record, type, data=data)
+            else:
+                self.seq += 1
+                self._out.append(Event(self.seq, self._now, type, event.job, None, 0, 0, data))
 
     # Reports ------------------------------------------------------------------------------------------------------
 

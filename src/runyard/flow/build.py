@@ -1,4 +1,4 @@
-"""Turns a parsed DOT text into a flow's graph (spec/modelbox.md 4.2–4.5)."""
+"""Turns a parsed DOT text into a flow's graph (spec/modelbox.md 4.2 to 4.5)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from runyard.flow.problem import Problem
 from runyard.flow.source import BUILD, Source
 from runyard.flow.status import StatusCode
 
+MAX_PROBLEMS = 100
 MAX_NAME = 1024
 """Characters of a node's or port's name."""
 _ARGUMENT = re.compile(r"\$([A-Za-z_][A-Za-z0-9_.-]*)")
@@ -25,7 +26,7 @@ def build_graph(
     """The graph of a document, with what is wrong with its text, its node types and its arguments.
 
     `arguments` stand in for `$name` in node options; the document's `[args]` give defaults. With neither, a `$` is a
-    character like any other. Nodes whose type is unknown are left out, and their edges with them.
+    character like any other. Nodes of unknown type are left out with their edges, if the graph is not strict.
     """
     source = Source(document)
     try:
@@ -56,16 +57,23 @@ class _Builder:
                 hint = _nearest(name, self._declared)
                 self.problems.append(Problem(f"the flow has no argument {name!r}", file=self._document.file, hint=hint))
         graph = Graph(dot.name, attributes=_filled(dot.attributes))
-        inherited = {**self._document.defaults, **{key: graph.attributes[key] for key in INHERITED if key in graph.attributes}}
+        inherited = {
+            **self._document.defaults,
+            **{key: graph.attributes[key] for key in INHERITED if key in graph.attributes},
+        }
         unknown = []
         for dot_node in dot.nodes.values():
             node = self._node(dot_node, inherited)
-            if node is not None:
-                graph.nodes[node.name] = node
-            else:
+            if node is None:
                 unknown.append(dot_node)
+                if not self._document.strict:
+                    continue
+                # Stays in the graph, so that its neighbours are not reported for its sake.
+                node = Node(dot_node.name, position=dot_node.position)
+            graph.nodes[node.name] = node
         if self._document.strict:
-            self.problems.extend(self._unknown_type(node, graph.nodes) for node in unknown)
+            known = graph.nodes.keys() - {node.name for node in unknown}
+            self.problems.extend(self._unknown_type(node, known) for node in unknown[:MAX_PROBLEMS])
         graph.edges.extend(self._edges(dot.edges, graph))
         _set_ports(graph)
         return graph
@@ -105,7 +113,7 @@ class _Builder:
             return value
         return result
 
-    def _unknown_type(self, dot: DotNode, known: Mapping[str, Node]) -> Problem:
+    def _unknown_type(self, dot: DotNode, known: Iterable[str]) -> Problem:
         kind = dot.attributes.get("type", "")
         message = f"unsupport node type. name: '{_short(dot.name)}' type: '{_short(kind)}'"
         if kind:

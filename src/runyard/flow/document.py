@@ -146,7 +146,9 @@ class _Reader:
             self._note("graph.format is empty", hint='graph.format must be "graphviz"')
         elif form not in _DOT:
             self._note(
-                f"Graph format not supported, support type:{','.join(_DOT)}", StatusCode.STATUS_NOTSUPPORT, hint=f"not {form!r}"
+                f"Graph format not supported, support type:{','.join(_DOT)}",
+                StatusCode.STATUS_NOTSUPPORT,
+                hint=f"not {form!r}",
             )
         dot, dot_file = self._dot(graph)
         threads = [self._count(graph, f"graph.{key}") for key in _THREADS]
@@ -180,7 +182,9 @@ class _Reader:
                 self._note("graph.graphconf must be a text, or an array of lines")
             return str(text), ""
         if path in (None, ""):
-            self._note("graph config path is null.", StatusCode.STATUS_NOTFOUND, hint="put the graph into graph.graphconf")
+            self._note(
+                "graph config path is null.", StatusCode.STATUS_NOTFOUND, hint="put the graph into graph.graphconf"
+            )
         elif not isinstance(path, str) or "\0" in path:
             self._note("graph.graphconffilepath must be the path of a file")
         elif not self._files:

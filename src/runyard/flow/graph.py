@@ -93,9 +93,7 @@ class Node:
     def queue_size(self, port: str) -> int:
         """Buffers that the queue of an input port holds."""
         attributes = self.attributes
-        return (
-            _integer(attributes.get(f"queue_size_{port}")) or _integer(attributes.get("queue_size")) or QUEUE_SIZE
-        )
+        return _integer(attributes.get(f"queue_size_{port}")) or _integer(attributes.get("queue_size")) or QUEUE_SIZE
 
     @property
     def queue_size_event(self) -> int:

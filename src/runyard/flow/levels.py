@@ -55,7 +55,7 @@ class _Matcher:
         )
 
     def _visit(self, node: Node) -> None:
-        """Find the level of a node's inputs, and from it those of its outputs. Reports a fault once, where it begins."""
+        """Find the level of a node's inputs, and from it those of its outputs. A fault is reported where it begins."""
         inputs: list[tuple[str, Level]] = []
         broken = False
         for port in node.inputs:
@@ -124,16 +124,16 @@ class _Matcher:
                 return None
             if level in self._partly:
                 message = (
-                    f"{node.name}: {port} port match failed, err: {edge} brings branches {_names(level.ports)} of condition "
-                    f"{level.node!r}, which have been merged before"
+                    f"{node.name}: {port} port match failed, err: {edge} brings branches {_names(level.ports)} of "
+                    f"condition {level.node!r}, which have been merged before"
                 )
                 self._note(message, node, port, edge, "merge all the branches of a condition on one port")
                 return None
             for branch in level.ports:
                 if branch in seen:
                     message = (
-                        f"{node.name}: {port} port match failed, err: port {branch!r} of condition {level.node!r} gets here "
-                        f"twice, by {seen[branch]} and by {edge}"
+                        f"{node.name}: {port} port match failed, err: port {branch!r} of condition {level.node!r} "
+                        f"gets here twice, by {seen[branch]} and by {edge}"
                     )
                     self._note(message, node, port, edge, "a branch may reach a merge by one way only")
                     return None
@@ -278,5 +278,3 @@ def _difference(one: Level, other: Level) -> str:
     if closed:
         parts.append("is outside " + ", ".join(_name(level) for level in reversed(closed[:4])))
     return " and ".join(parts) + ", unlike"
-
-

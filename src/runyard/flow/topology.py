@@ -14,13 +14,14 @@ INVALID = "invalid graph, please check graph config."
 TOPOLOGY = "generate topology fail, please check graph config."
 LOOP = "loop node is illegal, please check graph config."
 LOOP_BODY = "check loop node fail, please check graph config."
+MAX_PROBLEMS = 100
 MAX_LOOPS = 16
 """Loops inside one another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop node's port that goes round and the one that leaves, the edge that comes back, and the nodes on the way."""
+    """A loop node's ports that go round and leave, the edge that comes back, and the nodes on the way."""
 
     again: str
     leave: str
@@ -57,7 +58,9 @@ class _Finder:
         starts = [name for name in self._graph.nodes if not self._before[name]]
         if not starts:
             first = next(iter(self._graph.nodes.values()))
-            self._note("start node is not exist.", first, TOPOLOGY, hint="every node waits for another one: add a source")
+            self._note(
+                "start node is not exist.", first, TOPOLOGY, hint="every node waits for another one: add a source"
+            )
             return None
         self._check_loop_nodes()
         back = self._back_edges(starts)
@@ -87,7 +90,8 @@ class _Finder:
             groups.append(group)
         largest = max(groups, key=len)
         for group in groups:
-            if group is not largest:
+            # A node without any link is an orphan, and reported as that.
+            if group is not largest and len(group) > 1:
                 node = self._graph.nodes[group[0]]
                 others = "" if len(group) == 1 else f" and {len(group) - 1} more"
                 message = f"not all node union. node {group[0]!r}{others} have no link to {largest[0]!r}"
@@ -151,7 +155,7 @@ class _Finder:
             self.problems.append(problem)
 
     def _order(self, back: Mapping[str, Edge]) -> tuple[str, ...]:
-        """Nodes so that every edge but the back edges leads forward; in the order of the text where there is a choice."""
+        """Nodes so that every edge but the back edges leads forward; as in the text where there is a choice."""
         left = {name: len(edges) - (name in back) for name, edges in self._before.items()}
         ready = [name for name in reversed(self._graph.nodes) if left[name] == 0]
         order = []
@@ -197,15 +201,20 @@ class _Finder:
         """The nodes between a loop node and its back edge, and the loop node's ports that lead there."""
         if back.source == loop:
             return frozenset(), {back.source_port}
-        body, ports, waiting = {back.source}, set(), [back.source]
+        before, waiting = {back.source}, [back.source]
         while waiting:
             for edge in self._before[waiting.pop()]:
-                if edge.source == loop:
-                    ports.add(edge.source_port)
-                elif edge.source not in body:
-                    body.add(edge.source)
+                if edge.source != loop and edge.source not in before:
+                    before.add(edge.source)
                     waiting.append(edge.source)
-        return frozenset(body), ports
+        body: set[str] = set()
+        waiting = [loop]
+        while waiting:
+            for edge in self._after[waiting.pop()]:
+                if edge.target in before and edge.target not in body:
+                    body.add(edge.target)
+                    waiting.append(edge.target)
+        return frozenset(body), {edge.source_port for edge in self._after[loop] if edge.target in body}
 
     def _loop_nodes(self) -> list[Node]:
         return [node for node in self._graph.nodes.values() if node.info is not None and node.info.loop]
@@ -234,6 +243,3 @@ class _Finder:
                 message, node.position, code, wrapped_by=wrapped_by, node=node.name, hint=hint
             )
             self.problems.append(problem)
-
-
-MAX_PROBLEMS = 100

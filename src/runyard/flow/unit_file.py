@@ -99,9 +99,7 @@ class _Reader:
             group=self._group(base.get("group_type")),
             inputs=self._ports(document, "input", name),
             outputs=self._ports(document, "output", name),
-            options=tuple(
-                Option(key, _option_type(value), _text(value)) for key, value in config.items()
-            ),
+            options=tuple(Option(key, _option_type(value), _text(value)) for key, value in config.items()),
             flow_stream=self._flag(base, "stream", native),
             condition=self._flag(base, "condition"),
             loop=self._flag(base, "loop"),

@@ -6,6 +6,7 @@ The document (TOML or JSON, spec/modelbox.md, section 4.1) is not looked into he
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -45,3 +46,66 @@ def format_of(text: str, path: str | None = None) -> Format:
     if suffix in (Format.TOML, Format.JSON):
         return Format(suffix)
     return Format.JSON if text.lstrip().startswith("{") else Format.TOML
+
+
+# What clients see of a flow ------------------------------------------------------------------------------------------
+
+
+class FlowProblem(msgspec.Struct, kw_only=True):
+    """What is wrong with a flow, or odd."""
+
+    message: str
+    code: str
+    """Name of ModelBox's status, such as `STATUS_BADCONF`."""
+    file: str = ""
+    line: int | None = None
+    column: int | None = None
+    """Both count from 1."""
+    node: str = ""
+    port: str = ""
+    excerpt: str = ""
+    """The line, with a caret under the place."""
+
+
+class FlowNode(msgspec.Struct, kw_only=True):
+    name: str
+    type: str
+    """`flowunit`, `input` or `output`."""
+    unit: str
+    kind: str | None
+    """How the unit treats streams: `normal`, `stream`, `condition`, `loop`, `expand` or `collapse`."""
+    device: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, str]
+
+
+class FlowEdge(msgspec.Struct, kw_only=True):
+    source: str
+    source_port: str
+    target: str
+    target_port: str
+
+
+class FlowGraph(msgspec.Struct, kw_only=True):
+    """A flow's graph, with all that is wrong with it. Without problems it can run."""
+
+    name: str
+    nodes: list[FlowNode]
+    edges: list[FlowEdge]
+    problems: list[FlowProblem]
+    warnings: list[FlowProblem]
+
+
+class FlowStatus(msgspec.Struct, kw_only=True):
+    """Where a flow stands, and its latest statistics."""
+
+    job: str
+    name: str | None
+    state: str
+    """Of the job."""
+    flow_state: str | None
+    """`creating`, `running`, `stopping`, `ended` or `failed`: what the flow says of its last run; null if nothing yet."""
+    error: str
+    """Why it failed."""
+    statistics: dict[str, Any] | None

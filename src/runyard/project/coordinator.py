@@ -17,6 +17,7 @@ from runyard.project.state import (
     Advance,
     Beat,
     Begin,
+    Begun,
     Denied,
     Effect,
     Finish,
@@ -110,6 +111,7 @@ class Coordinator:
             if not again or step.phase is not Phase.COMPLETED:
                 step.phase, step.reason, step.failures = Phase.READY, None, 0
         self._put(Phase.RUNNING)
+        self.steps.out.append(Begun())
         for definition in self.project.steps:
             if not condition_met(self.project, definition):
                 self.steps.put(definition.container, Phase.SKIPPED, "its conditions are not met")

@@ -134,11 +134,14 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(Silent(f"its answer is no HTTP ({error})"))
         else:
-            if self._waiting is not None and (len(self._body) >= self._limit or self._is_whole_now()):
-                self._done(keep=False)
+            self._look()
 
-    def _is_whole_now(self) -> bool:
-        return self._status == 200 and self._is_whole(self._body)
+    def _look(self) -> None:
+        """Ends an answer that need not be waited for, or is too long."""
+        if self._waiting is None:
+            return
+        if len(self._body) >= self._limit or (self._status == 200 and self._is_whole(self._body)):
+            self._done(keep=False)
 
     def eof_received(self) -> None:
         return None

@@ -246,6 +246,10 @@ class WatchJob(_Message, frozen=True):
     job: int
 
 
+class Begun(_Message, frozen=True):
+    """The project's run has begun."""
+
+
 class Finish(_Message, frozen=True):
     """The project's run is over."""
 
@@ -265,5 +269,5 @@ class Remark(_Message, frozen=True):
 
 
 Effect = (
-    Acquire | Release | CallStart | CallStop | CallStatus | SubmitJob | CancelJob | WatchJob | Finish | Note | Remark
+    Acquire | Release | CallStart | CallStop | CallStatus | SubmitJob | CancelJob | WatchJob | Begun | Finish | Note | Remark
 )

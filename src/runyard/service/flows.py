@@ -163,15 +163,21 @@ class Flows:
         attempt = record.replicas[0].attempt
         return report.stats(self._engine.output.reports(RunKey(record.id, 0, attempt))) if attempt else None
 
-    async def follow(self, record: JobRecord, interval: float) -> AsyncIterator[dict[str, Any]]:
-        """The statistics that are there and those that come, at most every `interval` seconds, until the job ends."""
-        at = None
-        while True:
-            live = self._engine.record(record.id)
-            found = self.statistics(live or record)
-            if found is not None and found.get("at") != at:
-                at = found.get("at")
-                yield found
-            if live is None or self._engine.closing:
+    def last_state(self, record: JobRecord) -> FlowState | None:
+        """What the flow has said last of its present or last run."""
+        state, attempt = self.state(record), record.replicas[0].attempt
+        if state is not None or not attempt:
+            return state
+        last = report.last(self._engine.output.reports(RunKey(record.id, 0, attempt)))
+        return last.state if last is not None else None
+
+    async def follow(self, record: JobRecord, interval: float) -> AsyncIterator[JobRecord]:
+        """The job as it is every `interval` seconds, and last as it has ended."""
+        while (live := self._engine.record(record.id)) is not None:
+            yield live
+            if self._engine.closing:
                 return
             await self._engine.ended(record.id, interval)
+        ended = self._engine.store.job(record.id)
+        if ended is not None:
+            yield ended

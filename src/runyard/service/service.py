@@ -13,7 +13,15 @@ from runyard.core import cron, explain
 from runyard.core.inputs import Amend, Cancel, Delete, Known, NewJob, RestartJob, SendSignal, Submit
 from runyard.core.record import JobRecord
 from runyard.model.check import refuse
-from runyard.model.errors import Conflict, InvalidInput, NotFound, PreconditionFailed, RunyardError, TooMany
+from runyard.model.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    RunyardError,
+    TooMany,
+    Unavailable,
+)
 from runyard.model.ids import parse_job_id
 from runyard.model.job import Dependency, Explanation, JobDoc, JobSpec, RunDoc
 from runyard.model.state import ENDED
@@ -25,6 +33,8 @@ from runyard.store.listing import Filter
 from runyard.store.query import Remembered
 
 T = TypeVar("T")
+#: The kind of a job that is a project, and the name of the executor that coordinates it.
+PROJECT = "project"
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -59,7 +69,11 @@ class Service:
     def __init__(self, engine: Engine, bounds: Bounds | None = None) -> None:
         self.engine = engine
         self.bounds = bounds or Bounds()
+        #: By kind of job: who knows more about why such a job is where it is than the engine does.
+        self.explainers: dict[str, Callable[[JobRecord, Explanation], Explanation]] = {}
         self._in_flight: dict[tuple[str, str], asyncio.Future[None]] = {}
+        #: Takes nothing new in: it is about to end.
+        self.stopping = False
 
     # Finding ------------------------------------------------------------------------------------------------------
 
@@ -128,12 +142,14 @@ class Service:
         Specifications that were refused already may be among `specs`. `keep` adds to the transaction. Raises TooMany.
         """
         engine = self.engine
+        if self.stopping:
+            raise Unavailable("the server is stopping")
         if len(engine.reactor.jobs) + len(specs) > self.bounds.max_jobs:
             raise TooMany(
                 f"{len(engine.reactor.jobs)} jobs are live, and the limit is {self.bounds.max_jobs} "
                 "([limits] max_jobs): submit again when some have ended"
             )
-        checked = [self._bounded(spec) for spec in specs]
+        checked = [self.bounded(spec, kind) for spec in specs]
         now = engine.clock()
         ids = [0 if isinstance(spec, RunyardError) else engine.ids.next(now) for spec in checked]
         others = await self._references(checked)
@@ -168,9 +184,12 @@ class Service:
 
         return await engine.ask(build, finish)
 
-    def _bounded(self, spec: JobSpec | RunyardError) -> JobSpec | RunyardError:
+    def bounded(self, spec: JobSpec | RunyardError, kind: str | None = None) -> JobSpec | RunyardError:
+        """The specification if this server takes such jobs, else why not."""
         if isinstance(spec, RunyardError):
             return spec
+        if spec.executor == PROJECT and kind != PROJECT:
+            return refuse("executor", spec.executor, "runs projects only: make one with /api/v1/projects")
         if spec.replicas > self.bounds.max_replicas:
             return refuse("replicas", spec.replicas, f"must be at most {self.bounds.max_replicas} on this server")
         if spec.flow is not None and (spec.user is not None or spec.group is not None):
@@ -181,7 +200,7 @@ class Service:
             except InvalidInput as error:
                 return error
         if spec.executor not in self.engine.executors:
-            known = ", ".join(sorted(self.engine.executors))
+            known = ", ".join(sorted(self.engine.executors.keys() - {PROJECT}))
             return refuse("executor", spec.executor, f"is not configured here; there is: {known}")
         return spec
 
@@ -269,8 +288,11 @@ class Service:
         """Removes an ended job with its runs and output. Raises Conflict if it is live."""
         engine = self.engine
         async with engine.archive:
-            if engine.record(record.id) is not None:
-                raise Conflict(f"job {record.id} is {record.state}; cancel it first")
+            live = engine.reactor.jobs.get(record.id)
+            if live is not None:
+                raise Conflict(f"job {record.id} is {live.state}; cancel it first")
+            # It may have ended this very moment: its last form is about to be written.
+            await engine.ended(record.id, 10.0)
             if engine.store.job(record.id) is None:
                 raise NotFound(f"there is no job {record.id}")
             runs = await asyncio.to_thread(engine.store.run_keys, [record.id])
@@ -304,8 +326,11 @@ class Service:
 
     # Explaining ---------------------------------------------------------------------------------------------------
 
-    def why(self, record: JobRecord) -> Explanation:
-        return explain.explain(self.engine.reactor, record, self.engine.clock())
+    def why(self, record: JobRecord, reader: str | None = None) -> Explanation:
+        """With `reader`, other people's jobs are not called by their names."""
+        explanation = explain.explain(self.engine.reactor, record, self.engine.clock(), reader)
+        explainer = self.explainers.get(record.kind)
+        return explanation if explainer is None else explainer(record, explanation)
 
     def preview(self, expression: str, timezone: str, count: int, after: float | None = None) -> list[float]:
         """The next fire times (Unix seconds) of a cron expression. Raises InvalidInput."""

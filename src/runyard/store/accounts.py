@@ -1,8 +1,8 @@
 """Accounts and tokens in the store. The server reads them, the command line changes them, each when it likes.
 
 A change is one transaction: the row, a new version of the whole, and a line in the log of changes, of which the server
-makes an event. Then a byte is appended to a stamp file in the data folder: to see that nothing has changed, a server has
-to look at the size of that file only.
+makes an event. Then a byte is appended to a stamp file in the data folder: to see that nothing has changed, a server
+has to look at the size of that file only.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ STAMP = "accounts.stamp"
 #: Key of `meta`: goes up with each change.
 _VERSION = "accounts"
 _BUSY = 10.0
+#: Seconds for which a token is listed after it has expired.
+_EXPIRED_FOR = 7 * 86400.0
 
 _users, _tokens, _log, _meta = tables.users, tables.tokens, tables.account_log, tables.meta
 
@@ -142,10 +144,7 @@ class AccountStore:
         try:
             with self._engine.begin() as connection:
                 # Written first: this is the lock that lets one change follow the other, on both databases.
-                if not connection.execute(
-                    update(_meta).where(_meta.c.key == _VERSION).values(value=_meta.c.value)
-                ).rowcount:
-                    connection.execute(insert(_meta).values(key=_VERSION, value="0"))
+                connection.execute(update(_meta).where(_meta.c.key == _VERSION).values(value=_meta.c.value))
                 made = AccountChange(connection)
                 yield made
                 version = str(_version(connection) + 1)
@@ -182,11 +181,17 @@ class AccountChange:
         self._connection.execute(delete(_users).where(_users.c.name == name))
 
     def add_token(self, token: Token) -> None:
+        """Also clears away what expired long before this one was made."""
+        self._connection.execute(delete(_tokens).where(_tokens.c.expires_at < token.created_at - _EXPIRED_FOR))
         values = msgspec.structs.asdict(token) | {"scopes": " ".join(sorted(token.scopes))}
         self._connection.execute(insert(_tokens).values(values))
 
     def remove_token(self, id: str) -> None:
         self._connection.execute(delete(_tokens).where(_tokens.c.id == id))
+
+    def remove_tokens(self, user: str, label: str) -> None:
+        """The tokens of that account which have that label."""
+        self._connection.execute(delete(_tokens).where(_tokens.c.user == user, _tokens.c.label == label))
 
     def record(self, at: float, type: str, data: dict[str, Any]) -> None:
         """Becomes an event once a server sees it. `at`: Unix seconds."""

@@ -28,6 +28,8 @@ _json = msgspec.json.Encoder()
 _pack = msgspec.msgpack.Encoder()
 _spec_decoder = msgspec.json.Decoder(JobSpec)
 _live_decoder = msgspec.msgpack.Decoder(Live)
+#: All that is kept of it when the job has ended: when a start was asked for last.
+_moment_decoder = msgspec.msgpack.Decoder(float | None)
 _shares_decoder = msgspec.json.Decoder(list[Share])
 _data_decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -81,7 +83,7 @@ def job_values(record: JobRecord) -> Values:
         record.signal,
         record.restarts,
         record.version,
-        None if record.state in ENDED else _pack.encode(record.live),
+        _pack.encode(record.armed_at if record.state in ENDED else record.live),
         record.id,
     )
 
@@ -166,14 +168,15 @@ def record_of(row: _Row) -> JobRecord:
         restarts=restarts,
         version=version,
     )
-    if live is not None:
+    if record.state in ENDED:
+        record.armed_at = None if live is None else _moment_decoder.decode(live)
+        record.armed = record.spec.lifecycle is not Lifecycle.CRON
+        record.replicas = [Replica(state=record.state) for _ in range(record.spec.replicas)]
+    else:
         part = _live_decoder.decode(live)
         record.needs, record.intent = part.needs, part.intent
         record.armed, record.armed_at = part.armed, part.armed_at
         record.next_fire, record.backlog, record.replicas = part.next_fire, part.backlog, part.replicas
-    else:
-        record.armed = record.spec.lifecycle is not Lifecycle.CRON
-        record.replicas = [Replica(state=record.state) for _ in range(record.spec.replicas)]
     return record
 
 

@@ -18,25 +18,26 @@ import runyard
 from runyard.api.access import DOOR, caller_of
 from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, Context
-from runyard.api.flux.answer import NO_OUTPUT, Refused, detail
+from runyard.api.flux.answer import NO_OUTPUT, NOT_AUTHENTICATED, Refused, detail
 from runyard.api.flux.events import NAMES
-from runyard.api.flux.follower import Follower, chosen_cursor
+from runyard.api.flux.follower import Follower, View, chosen_cursor
 from runyard.api.flux.jobs import Jobs
 from runyard.api.flux.listing import USUAL, Row, filtered, page, searched, sorted_rows
 from runyard.api.flux.output import JobOutput
 from runyard.api.flux.parameter import Parameters
-from runyard.api.flux.record import brief, state_of
+from runyard.api.flux.record import brief
 from runyard.api.flux.stopper import Stopper
 from runyard.api.flux.submitter import Submitter
 from runyard.api.flux.token import TOKEN_ROUTES
+from runyard.auth.authenticator import Disabled, InvalidToken
 from runyard.auth.caller import Caller
 from runyard.model.errors import Conflict, Forbidden, RunyardError, Unauthenticated
-from runyard.model.ids import f58
 from runyard.settings import Flux
 
 _METHODS: list[Any] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]
 _SSE = "text/event-stream"
 _PLAIN = "text/plain"
+_FORM = "application/x-www-form-urlencoded"
 #: Bytes of output up to which an answer is made in one piece.
 _SMALL = 256 * 1024
 _MAX_WAIT = 4.0
@@ -52,8 +53,7 @@ class Query(Parameters):
     """The query of a request. The last of several values wins."""
 
     def __init__(self, request: AnyRequest) -> None:
-        text = request.scope["query_string"].decode("latin-1")
-        super().__init__(dict(parse_qsl(text, keep_blank_values=True, encoding="utf-8", errors="replace")))
+        super().__init__(_pairs(request.scope["query_string"]))
 
 
 class Pages(Protocol):
@@ -147,10 +147,8 @@ class FluxDoor:
     async def _page(self, request: AnyRequest, parts: list[str]) -> Answer | None:
         """The page that a browser wants at this path, if it is one that wants a page."""
         html = "text/html" in request.headers.get("accept", "")
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if parts == ["jobs", "submit"] and request.method == "POST":
-            form = kind in ("application/x-www-form-urlencoded", "multipart/form-data")
-            # Who posts an empty form is no browser: the released client sends its query so.
+            form = _kind(request) in (_FORM, "multipart/form-data")
             return await self._pages.submit(request) if form and html else None
         if request.method != "GET" or not html:
             return None
@@ -175,7 +173,8 @@ class FluxDoor:
         records = await self._jobs.visible(caller, USUAL + offset if narrow or offset else most)
         if not details and not narrow and not offset:
             return self._tagged(request, {"jobs": [brief(record) for record in records]})
-        rows, problems = [self._jobs.detailed(record) for record in records], {}
+        rows = [self._jobs.detailed(record) for record in records]
+        problems: dict[str, str] = {}
         if "ids" in query:
             rows, problems = await self._chosen(caller, query.text("ids") or "")
         rows = sorted_rows(filtered(rows, query), {"sort": query.text("sort") or ""})[offset:][:most]
@@ -223,7 +222,10 @@ class FluxDoor:
         return JsonAnswer(_encoder.encode(self._jobs.detailed(record)))
 
     async def _submit(self, request: AnyRequest, query: Query, _: str) -> Answer:
-        answer = await self._submitter.submit(request, query.values, await request.body())
+        body, values = await request.body(), query.values
+        if _kind(request) == _FORM:
+            values, body = _pairs(body) | values, b""
+        answer = await self._submitter.submit(request, values, body)
         return JsonAnswer(answer.body, answer.status)
 
     async def _cancel(self, request: AnyRequest, query: Query, ref: str) -> Answer:
@@ -262,18 +264,20 @@ class FluxDoor:
             return JsonAnswer(_encoder.encode({"Message": NO_OUTPUT}))
         if output.size <= _SMALL:
             return JsonAnswer(b"".join([piece async for piece in output.lines(offset)]))
-        return StreamResponse(self._context.stream(output.lines(offset)), media_type="application/json")
+        return self._streamed(output.lines(offset), "application/json", {})
 
     async def _stream(self, request: AnyRequest, query: Query, ref: str) -> Answer:
         record = await self._jobs.find(ref, caller_of(request))
         output = JobOutput(self._context.output, record)
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         if _SSE in request.headers.get("accept", ""):
-            return StreamResponse(self._context.stream(_events(output)), media_type=_SSE, headers=headers)
+            return self._streamed(_events(output), _SSE, headers)
         if output.ended:
             headers["Content-Length"] = str(output.size)
-        pieces = self._context.stream(_without_beats(output.live()))
-        return StreamResponse(pieces, media_type=_PLAIN, headers=headers)
+        return self._streamed(_without_beats(output.live()), _PLAIN, headers)
+
+    def _streamed(self, pieces: AsyncIterator[bytes], kind: str, headers: dict[str, str]) -> Answer:
+        return StreamResponse(self._context.stream(pieces), status_code=200, media_type=kind, headers=headers)
 
     # Events -------------------------------------------------------------------------------------------------------
 
@@ -291,12 +295,13 @@ class FluxDoor:
         if not names <= set(NAMES):
             raise detail(400, f"types must be some of {', '.join(NAMES)}, separated by commas")
         after = chosen_cursor(self._engine, request.headers.get("last-event-id") or query.text("after"))
-        source = self._follower.follow(caller, job, after, names, query.text("user"))
+        view = View(caller, job, names, query.text("user"))
         if _SSE not in request.headers.get("accept", ""):
-            return JsonAnswer(_encoder.encode(await self._follower.read(caller, job, after, names, query.text("user"))))
-        await self._engine.feed.page(after.after, 1, self._follower.selection(job))
+            return JsonAnswer(_encoder.encode(await self._follower.read(view, after)))
+        # Read now: a cursor that is too old is refused, and does not become an empty stream.
+        await self._engine.feed.page(after.after, 1, view.selection)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamResponse(self._context.stream(source), media_type=_SSE, headers=headers)
+        return self._streamed(self._follower.follow(view, after), _SSE, headers)
 
     # The rest -----------------------------------------------------------------------------------------------------
 
@@ -321,11 +326,28 @@ class FluxDoor:
 
 def refusal(error: RunyardError) -> Response[bytes]:
     """A failure in the words of this door."""
-    headers = {}
+    headers: dict[str, str] = {}
     text = error.detail
-    if isinstance(error, Unauthenticated):
-        ...
+    if isinstance(error, InvalidToken):
+        # 401, not 403: the released client gets itself a new token only then.
+        text, headers = "Could not validate credentials", {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    elif isinstance(error, Unauthenticated):
+        text, headers = NOT_AUTHENTICATED, {"WWW-Authenticate": "Bearer"}
+    elif isinstance(error, Disabled):
+        text = "Inactive user"
+    elif error.status in (429, 503, 507):
+        headers = {"Retry-After": str(error.fields.get("retry_after", 1))}
     return JsonAnswer(_encoder.encode({"detail": text, "Message": text}), error.status, headers)
+
+
+def _pairs(text: bytes) -> dict[str, Any]:
+    """The values in a query or a form; the last of several with one name wins."""
+    return dict(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True, errors="replace"))
+
+
+def _kind(request: AnyRequest) -> str:
+    """The type of the body."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _not_cancelled(ref: str, reason: str) -> Refused:

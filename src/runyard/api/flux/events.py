@@ -1,7 +1,7 @@
 """Events in Flux's words, made of ours. Pure (RFC 21 of the Flux framework; spec/flux-restful.md, 5.1 and 11).
 
 One event of ours is none, one or several of Flux's, and where a reader stands in such a group is part of its cursor:
-`seq.index`. What an event becomes depends on it and on its job alone, so a reader may go on from any cursor.
+`seq.place`. What an event becomes depends on it and on its job alone, so a reader may go on from any cursor.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ Entry = tuple[str, dict[str, Any]]
 
 
 class Cursor(NamedTuple):
-    """Behind that entry of the event `seq`; behind all of them without an index."""
+    """Behind that entry of the event `seq`; behind all of them without a place."""
 
     seq: int
-    index: int | None = None
+    place: int | None = None
 
     @property
     def after(self) -> int:
         """The `seq` behind which to read on: an event of which not everything was read is read again."""
-        return self.seq if self.index is None else self.seq - 1
+        return self.seq if self.place is None else self.seq - 1
 
     def passed(self, seq: int, index: int) -> bool:
-        return self.index is not None and seq == self.seq and index <= self.index
+        return self.place is not None and seq == self.seq and index <= self.place
 
 
 def read_cursor(text: str) -> Cursor | None:

@@ -27,7 +27,7 @@ class JobOutput:
 
     def __init__(self, reader: OutputReader, record: JobRecord) -> None:
         self._reader = reader
-        self._ended = record.state in ENDED
+        self.ended = record.state in ENDED
         streams = (Stream.OUT,) if record.spec.output.merge else (Stream.OUT, Stream.ERR)
         self._places = [
             reader.place(record, stream, replica, None) for replica in range(len(record.replicas)) for stream in streams
@@ -74,7 +74,7 @@ class JobOutput:
 
     async def live(self) -> AsyncIterator[bytes]:
         """The bytes that are there and those that come, until the job has ended; an empty piece now and then."""
-        if self._ended:
+        if self.ended:
             pieces = self.raw()
         elif len(self._places) == 1:
             pieces = self._reader.follow(self._places[0], onward=True)

@@ -71,7 +71,7 @@ def detailed(record: JobRecord, userid: int, ranks: Mapping[str, int], now: floa
     spec, need = record.spec, record.spec.resources
     first = record.replicas[0]
     state, ended = state_of(record), record.state in ENDED
-    launched, over = _first(record.replicas, "launched_at"), _last(record.replicas, "ended_at")
+    launched, over = _launched(record.replicas), _last(record.replicas)
     nodes = list(dict.fromkeys(share.node for replica in record.replicas for share in replica.shares))
     numbers = sorted(ranks.get(node, 0) for node in nodes)
     waitstatus, returncode = _status(record, first) if ended else ("", "")
@@ -221,7 +221,7 @@ def annotations_of(record: JobRecord, ranks: Mapping[str, int]) -> dict[str, Any
 def _runtime(launched: float | None, record: JobRecord, now: float) -> float:
     if launched is None:
         return 0.0
-    over = _last(record.replicas, "ended_at") if record.state in ENDED or not _up(record) else None
+    over = _last(record.replicas) if record.state in ENDED or not _up(record) else None
     return max(0.0, (now if over is None else over) - launched)
 
 
@@ -229,13 +229,14 @@ def _up(record: JobRecord) -> bool:
     return any(replica.state in ACTIVE for replica in record.replicas)
 
 
-def _first(replicas: Sequence[Replica], field: str) -> float | None:
-    return min((at for replica in replicas if (at := getattr(replica, field)) is not None), default=None)
+def _launched(replicas: Sequence[Replica]) -> float | None:
+    """When the first run was launched. The store keeps only when it had started."""
+    found = [replica.started_at if replica.launched_at is None else replica.launched_at for replica in replicas]
+    return min((at for at in found if at is not None), default=None)
 
 
-def _last(replicas: Sequence[Replica], field: str) -> float | None:
-    found = [getattr(replica, field) for replica in replicas]
-    return max((at for at in found if at is not None), default=None)
+def _last(replicas: Sequence[Replica]) -> float | None:
+    return max((replica.ended_at for replica in replicas if replica.ended_at is not None), default=None)
 
 
 def _known(value: Any) -> Any:

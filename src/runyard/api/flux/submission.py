@@ -54,7 +54,7 @@ class Submission(msgspec.Struct, kw_only=True):
 
 
 def read_submission(
-    query: Mapping[str, str],
+    query: Mapping[str, Any],
     body: bytes,
     server: Server,
     option_flags: Mapping[str, str] = MappingProxyType({}),
@@ -152,9 +152,9 @@ def _object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _gather(query: Mapping[str, str], body: dict[str, Any]) -> Parameters:
+def _gather(query: Mapping[str, Any], body: dict[str, Any]) -> Parameters:
     """The query wins. Beside a query with a command, the body is the environment, as a whole or as its only key."""
-    values = {name: query[name] for name in _FIELDS if query.get(name)}
+    values: dict[str, Any] = {name: query[name] for name in _FIELDS if query.get(name)}
     if "command" not in values:
         here = {name: body[name] for name in _FIELDS if name in body}
         return Parameters(here | values, "body" if here else "query")

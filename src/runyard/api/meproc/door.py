@@ -16,6 +16,8 @@ import msgspec
 from litestar import Response, Router, route
 from litestar.exceptions import HTTPException
 
+from runyard.api.access import DOOR as PROVED_HERE
+from runyard.api.access import caller_of, owner_filter, permitted
 from runyard.api.context import AnyRequest, Context
 from runyard.api.meproc.registry import DOOR, Entry, Registry
 from runyard.api.meproc.task import (
@@ -29,9 +31,10 @@ from runyard.api.meproc.task import (
     job_of,
     read_task,
 )
+from runyard.api.problem import refusal_headers
 from runyard.core.inputs import Amend, Cancel, Tick
 from runyard.core.record import Intent, JobRecord
-from runyard.model.errors import NotFound, RunyardError
+from runyard.model.errors import Forbidden, NotFound, RunyardError
 from runyard.model.ids import RunKey
 from runyard.model.job import JobDoc
 from runyard.settings import Meproc
@@ -68,16 +71,25 @@ class MeprocDoor:
             ["/proc", "/Proc", "/proc/index", "/Proc/index"],
             http_method=_METHODS,
             include_in_schema=False,
+            opt=PROVED_HERE,
             name="meproc",
         )
         async def proc(request: AnyRequest) -> Response[bytes]:
             return await self._answer(request, self._proc)
 
-        @route(["/proc/output", "/Proc/output"], http_method=_METHODS, include_in_schema=False, name="meproc-output")
+        @route(
+            ["/proc/output", "/Proc/output"],
+            http_method=_METHODS,
+            include_in_schema=False,
+            opt=PROVED_HERE,
+            name="meproc-output",
+        )
         async def output(request: AnyRequest) -> Response[bytes]:
             return await self._answer(request, self._output)
 
-        @route(["/proc/{rest:path}", "/Proc/{rest:path}"], http_method=_METHODS, include_in_schema=False)
+        @route(
+            ["/proc/{rest:path}", "/Proc/{rest:path}"], http_method=_METHODS, include_in_schema=False, opt=PROVED_HERE
+        )
         async def unknown(request: AnyRequest) -> Response[bytes]:
             return await self._answer(request, _unknown)
 
@@ -85,36 +97,38 @@ class MeprocDoor:
 
     async def _answer(self, request: AnyRequest, act: Callable[[AnyRequest], Awaitable[bytes]]) -> Response[bytes]:
         status = 200
+        headers: dict[str, str] = {}
         try:
+            caller_of(request)
             body = await act(request)
         except Refusal as refusal:
             status, body = refusal.code, envelope(refusal.code, refusal.msg)
         except RunyardError as error:
-            status, body = error.status, envelope(error.status, error.detail)
+            status, body, headers = error.status, envelope(error.status, error.detail), refusal_headers(error)
         except HTTPException as error:
             status, body = error.status_code, envelope(error.status_code, error.detail)
-        return Response(body, status_code=status, media_type="application/json")
+        return Response(body, status_code=status, media_type="application/json", headers=headers)
 
     async def _proc(self, request: AnyRequest) -> bytes:
         if request.method not in ("GET", "POST", "PUT", "DELETE"):
             raise Refusal(405, "Method not allowed")
         name = self._name(request)
         if request.method == "GET":
-            return self._registry.listing(name)
+            return self._registry.listing(name, owner_filter(caller_of(request), None))
         body = await request.body() if request.method != "DELETE" else b""
         if request.method == "DELETE":
-            await self._delete(_needed(name))
+            await self._delete(request, _needed(name))
         elif request.method == "PUT":
             if name is None and body.strip():
                 log.warning("a client starts tasks by PUT, as before Meproc of November 2023: it should POST")
-                await self._start(body)
+                await self._start(request, body)
             else:
-                await self._restart(_needed(name))
+                await self._restart(request, _needed(name))
         elif not body.strip() and name is not None:
             log.warning("a client restarts tasks by POST, as before Meproc of November 2023: it should PUT")
-            await self._restart(name)
+            await self._restart(request, name)
         else:
-            await self._start(body)
+            await self._start(request, body)
         return envelope(200, "OK")
 
     def _name(self, request: AnyRequest) -> str | None:
@@ -127,7 +141,8 @@ class MeprocDoor:
 
     # Starting -----------------------------------------------------------------------------------------------------
 
-    async def _start(self, body: bytes) -> None:
+    async def _start(self, request: AnyRequest, body: bytes) -> None:
+        caller_of(request).must_submit()
         task = read_task(body, self._settings)
         roster = self._engine.reactor.roster
         earlier = [roster.jobs[job] for job in roster.names.get(task.name, ())]
@@ -137,25 +152,28 @@ class MeprocDoor:
             raise Refusal(403, EXISTS)
         if task.cron is not None and len(task.cron.split()) > 5:
             log.warning("task %r: only the first five fields of cron %r count", task.name, task.cron)
-        await self._submit(task, [record.id for record in earlier])
+        await self._submit(request, task, [record.id for record in earlier])
 
-    async def _submit(self, task: Task, predecessors: list[int]) -> None:
+    async def _submit(self, request: AnyRequest, task: Task, predecessors: list[int]) -> None:
         """Makes the task a job, which starts when the predecessors have ended. Raises Refusal."""
         self._check_deadlock(task)
         idle = self._registry.closure(task)
         spec = job_of(task, self._settings, self._script_dir, shutil.which("melang"), idle, predecessors)
+        owner = caller_of(request).name
         self._starting.add(task.name)
         try:
             outcome = await self._context.service.submit(
-                [spec],
+                await permitted(request, [spec]),
                 lambda outcomes: outcomes[0],
                 origin=DOOR,
-                owner=self._context.owner,
-                keep=lambda batch, outcome: self._keep(batch, task, outcome),
+                owner=owner,
+                keep=lambda batch, outcome: self._keep(batch, task, outcome, owner),
             )
+            if isinstance(outcome, Forbidden):
+                raise outcome
             if isinstance(outcome, RunyardError):
                 raise Refusal(400, f"{START_FAILED}: {outcome.detail}")
-            self._registry.add(Entry(task, int(outcome.id)))
+            self._registry.add(Entry(task, int(outcome.id), owner))
         finally:
             self._starting.discard(task.name)
         if task.deps:
@@ -167,30 +185,32 @@ class MeprocDoor:
             if entry.job in self._engine.reactor.jobs:
                 self._engine.put(Amend(job=entry.job, idle=self._registry.closure(entry.task, without)))
 
-    def _keep(self, batch: Batch, task: Task, outcome: JobDoc | RunyardError) -> None:
+    def _keep(self, batch: Batch, task: Task, outcome: JobDoc | RunyardError, owner: str) -> None:
         if isinstance(outcome, JobDoc):
-            self._registry.save(Entry(task, int(outcome.id)), batch)
+            self._registry.save(Entry(task, int(outcome.id), owner), batch)
 
     def _check_deadlock(self, task: Task) -> None:
         circle = self._registry.deadlock(task)
         if circle is not None:
             raise Refusal(400, f"Deadlock: the tasks would wait for each other: {' -> '.join(circle)}")
 
-    async def _restart(self, name: str) -> None:
+    async def _restart(self, request: AnyRequest, name: str) -> None:
         entry, record = self._find(name)
+        caller_of(request).must_change(_owner(entry, record))
         if entry is None:
             assert record is not None
             await self._context.service.restart(record)
         elif record is None:
-            await self._submit(entry.task, [])
+            await self._submit(request, entry.task, [])
         else:
             if name in entry.task.deps and record.active:
                 raise Refusal(400, f"Deadlock: the tasks would wait for each other: {name} -> {name}")
             self._check_deadlock(entry.task)
             await self._context.service.restart(record, self._registry.closure(entry.task))
 
-    async def _delete(self, name: str) -> None:
+    async def _delete(self, request: AnyRequest, name: str) -> None:
         entry, record = self._find(name)
+        caller_of(request).must_change(_owner(entry, record))
 
         def finish(batch: Batch) -> None:
             if entry is not None:
@@ -224,6 +244,7 @@ class MeprocDoor:
     async def _output(self, request: AnyRequest) -> bytes:
         name = _needed(self._name(request))
         entry, record = self._find(name)
+        caller_of(request).must_see(_owner(entry, record))
         given = arguments(request)
         tail = given.get("tail", str(OUTPUT_CAP))
         if not (tail.isascii() and tail.isdigit()) or len(tail) > 9:
@@ -268,6 +289,10 @@ class MeprocDoor:
                 pieces.append(piece)
             texts[index] = base64.b64encode(b"".join(reversed(pieces))).decode()
         return texts
+
+
+def _owner(entry: Entry | None, record: JobRecord | None) -> str:
+    return record.owner if record is not None else entry.owner if entry is not None else ""
 
 
 async def _unknown(_: AnyRequest) -> bytes:

@@ -24,6 +24,8 @@ class Entry(msgspec.Struct):
 
     task: Task
     job: int
+    owner: str = ""
+    """Empty for one that was kept before there were accounts."""
 
 
 _decoder = msgspec.json.Decoder(Entry)
@@ -140,21 +142,21 @@ class Registry:
 
     # Showing ------------------------------------------------------------------------------------------------------
 
-    def listing(self, only: str | None) -> bytes:
-        """The body of GET /proc; with `only`, of that task alone."""
-        if only is not None:
-            return self._list(only)
+    def listing(self, only: str | None, owner: str | None = None) -> bytes:
+        """The body of GET /proc; with `only`, of that task alone, with `owner` of that account's."""
+        if only is not None or owner is not None:
+            return self._list(only, owner)
         reactor = self._engine.reactor
         kept = self._listing
         if kept is None or kept[0] is not reactor or kept[1] != reactor.seq:
             kept = self._listing = (reactor, reactor.seq, self._list(None))
         return kept[2]
 
-    def _list(self, only: str | None) -> bytes:
+    def _list(self, only: str | None, owner: str | None = None) -> bytes:
         self._notice()
         running: list[bytes] = []
         tasks: list[bytes] = []
-        for name, shown in self._views(only):
+        for name, shown in self._views(only, owner):
             if shown.record:
                 tasks.append(_encoder.encode(name) + b":" + shown.record)
             if shown.processes:
@@ -174,9 +176,10 @@ class Registry:
             if event.type in ("job.restarted", "job.deleted") and event.job in self._shown:
                 self._shown[event.job].ended = False
 
-    def _views(self, only: str | None) -> Iterator[tuple[str, _Shown]]:
+    def _views(self, only: str | None, owner: str | None) -> Iterator[tuple[str, _Shown]]:
         """Each task that is shown; without a record, only its processes are."""
-        names = self._entries if only is None else [only] if only in self._entries else []
+        every = self._entries if only is None else [only] if only in self._entries else []
+        names = every if owner is None else [name for name in every if self._entries[name].owner == owner]
         stale = [
             entry.job
             for entry in (self._entries[name] for name in names)
@@ -201,6 +204,8 @@ class Registry:
                 if mine is not None and mine.job == job:
                     continue
                 record = roster.jobs[job]
+                if owner not in (None, record.owner):
+                    continue
                 shown = self._view_of(job)
                 if record.version != shown.version:
                     self._show(shown, task_of(record), record, ended=False)

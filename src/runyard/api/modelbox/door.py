@@ -278,3 +278,8 @@ def _refusal(request: AnyRequest, error: Exception) -> Refusal:
         return Refusal(Code.COMMAND, error.detail, error.status_code)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return Refusal(Code.INTERNAL, "the server has a defect here; its log has the details", 500)
+
+
+def shape(error: RunyardError) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of what the gate refuses before the door sees it."""
+    return refusal_of(error).body, {"Content-Type": "application/json", **SAFE_HEADERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from litestar import Router
 
 from runyard.api.native.events import EVENT_ROUTES
+from runyard.api.native.flows import FLOW_ROUTES
 from runyard.api.native.jobs import JOB_ROUTES
 from runyard.api.native.logs import LOG_ROUTES
 from runyard.api.native.nodes import NODE_ROUTES
@@ -15,5 +16,5 @@ def native_router() -> Router:
     """A new router of the native door."""
     return Router(
         path="/api/v1",
-        route_handlers=[*JOB_ROUTES, *LOG_ROUTES, *EVENT_ROUTES, *NODE_ROUTES, *SCHEDULE_ROUTES],
+        route_handlers=[*JOB_ROUTES, *LOG_ROUTES, *EVENT_ROUTES, *NODE_ROUTES, *SCHEDULE_ROUTES, *FLOW_ROUTES],
     )

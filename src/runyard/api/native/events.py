@@ -12,9 +12,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
-from runyard.api.access import find_seen, visible
+from runyard.api.access import caller_of, find_seen, visible
 from runyard.api.context import AnyRequest, Context, context_of
-from runyard.api.native.jobs import NDJSON, Limit, Ref, parse_states
+from runyard.api.native.jobs import MAX_LIMIT, NDJSON, Limit, Ref, parse_states
 from runyard.api.problem import refusal
 from runyard.model.check import refuse
 from runyard.model.event import EVENT_TYPES, Event
@@ -122,10 +122,14 @@ async def _respond(
         return StreamResponse(context.stream(pieces), media_type=SSE if sse else NDJSON, headers=headers)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
+    # Who sees all of them needs no more than these; of the others many may be dropped.
+    at_once = limit if caller_of(request).is_admin else max(limit, MAX_LIMIT)
     while True:
         last = feed.last
-        page, following = await feed.page(cursor, limit, wanted)
+        page, following = await feed.page(cursor, at_once, wanted)
         found = await visible(request, page)
+        if len(found) > limit:
+            found, following = found[:limit], found[limit - 1].seq
         if not found and following < last:
             cursor = following
             continue

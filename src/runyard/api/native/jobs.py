@@ -76,7 +76,7 @@ _SPEC_FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
 
 
 @dataclass
-class _SpecBody(Operation):
+class SpecBody(Operation):
     """The handlers read raw bodies, so that bad ones get answers that teach; this says what they take."""
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def _ref(struct: type[msgspec.Struct]) -> Any:
     return Reference(f"#/components/schemas/{struct.__name__}")
 
 
-def _says(struct: Any, text: str) -> ResponseSpec:
+def says(struct: Any, text: str) -> ResponseSpec:
     return ResponseSpec(struct, description=text, generate_examples=False)
 
 
@@ -130,8 +130,8 @@ def _job(doc: JobDoc, status: int = 200) -> Response[bytes]:
 
 @post(
     "/jobs",
-    operation_class=_SpecBody,
-    responses={201: _says(JobDoc, "The job is stored, durably."), 400: _REFUSED, 409: _WRONG_STATE, 429: _REFUSED},
+    operation_class=SpecBody,
+    responses={201: says(JobDoc, "The job is stored, durably."), 400: _REFUSED, 409: _WRONG_STATE, 429: _REFUSED},
     summary="Submit a job",
 )
 async def submit_job(
@@ -153,8 +153,8 @@ async def submit_job(
 
         return await context.service.submit(specs, render, origin="native", owner=caller.name, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, caller.name, b"job", body), act)
-    return _answered(answer)
+    answer = await context.service.once(replay(idempotency_key, caller.name, b"job", body), act)
+    return answered(answer)
 
 
 @post(
@@ -162,7 +162,7 @@ async def submit_job(
     status_code=200,
     operation_class=_BatchBody,
     responses={
-        200: _says(BatchResult, "What became of each job, in order."),
+        200: says(BatchResult, "What became of each job, in order."),
         400: _REFUSED,
         409: _WRONG_STATE,
         413: _REFUSED,
@@ -187,8 +187,8 @@ async def submit_batch(
 
         return await context.service.submit(specs, render, origin="native", owner=caller.name, keep=keep)
 
-    answer = await context.service.once(_replay(idempotency_key, caller.name, b"batch", body), act)
-    return _answered(answer)
+    answer = await context.service.once(replay(idempotency_key, caller.name, b"batch", body), act)
+    return answered(answer)
 
 
 def _specs(body: bytes, lines: bool, most: int) -> list[JobSpec | RunyardError]:
@@ -221,12 +221,12 @@ def _batch_item(outcome: JobDoc | RunyardError) -> BatchItem:
     return BatchItem(status=201, job=outcome)
 
 
-def _replay(key: str | None, owner: str, route: bytes, body: bytes) -> Replay | None:
+def replay(key: str | None, owner: str, route: bytes, body: bytes) -> Replay | None:
     # The route counts: one line of NDJSON is also a job.
     return None if key is None else Replay(key, owner, hashlib.sha256(route + b" " + body).digest())
 
 
-def _answered(answer: Answer) -> Response[bytes]:
+def answered(answer: Answer) -> Response[bytes]:
     headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     if answer.status == 201:
         head = msgspec.json.decode(answer.body, type=_Head)
@@ -239,7 +239,7 @@ class _Head(msgspec.Struct):
     version: int
 
 
-@get("/jobs", responses={200: _says(JobList, "A page, newest first."), 400: _REFUSED}, summary="List jobs")
+@get("/jobs", responses={200: says(JobList, "A page, newest first."), 400: _REFUSED}, summary="List jobs")
 async def list_jobs(
     request: AnyRequest,
     state_filter: Annotated[
@@ -322,7 +322,7 @@ def _whole(text: str, cursor: str) -> int:
 
 @get(
     "/jobs/{ref:str}",
-    responses={200: _says(JobDoc, "The job."), 304: _says(None, "It is as you know it."), 404: _MISSING},
+    responses={200: says(JobDoc, "The job."), 304: says(None, "It is as you know it."), 404: _MISSING},
     summary="Show a job",
 )
 async def show_job(
@@ -341,7 +341,7 @@ async def show_job(
 @patch(
     "/jobs/{ref:str}",
     operation_class=_AmendmentBody,
-    responses={200: _says(JobDoc, "The job."), 400: _REFUSED, 404: _MISSING, 409: _WRONG_STATE, 412: _WRONG_STATE},
+    responses={200: says(JobDoc, "The job."), 400: _REFUSED, 404: _MISSING, 409: _WRONG_STATE, 412: _WRONG_STATE},
     summary="Change priority or hold",
 )
 async def amend_job(
@@ -370,19 +370,22 @@ async def amend_job(
 
 @delete(
     "/jobs/{ref:str}",
-    responses={204: _says(None, "It is gone."), 404: _MISSING, 409: _WRONG_STATE},
+    responses={204: says(None, "It is gone."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Delete an ended job",
 )
 async def delete_job(request: AnyRequest, ref: Ref) -> None:
     """Removes an ended job with its runs and its output. Its events stay."""
     service = context_of(request).service
-    await service.delete(await find_own(request, ref))
+    record = await find_own(request, ref)
+    # Its owner, who follows its events, is to see this one, too.
+    context_of(request).remember_owner(record)
+    await service.delete(record)
 
 
 @post(
     "/jobs/{ref:str}/cancel",
     status_code=200,
-    responses={200: _says(JobDoc, "It is cancelled, or stopping."), 404: _MISSING, 409: _WRONG_STATE},
+    responses={200: says(JobDoc, "It is cancelled, or stopping."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Cancel a job",
 )
 async def cancel_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
@@ -395,7 +398,7 @@ async def cancel_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
 @post(
     "/jobs/{ref:str}/restart",
     status_code=200,
-    responses={200: _says(JobDoc, "It starts anew."), 404: _MISSING, 409: _WRONG_STATE},
+    responses={200: says(JobDoc, "It starts anew."), 404: _MISSING, 409: _WRONG_STATE},
     summary="Restart a job",
 )
 async def restart_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
@@ -409,7 +412,7 @@ async def restart_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     "/jobs/{ref:str}/signal",
     status_code=200,
     operation_class=_SignalBody,
-    responses={200: _says(JobDoc, "It is sent."), 400: _REFUSED, 404: _MISSING, 409: _WRONG_STATE},
+    responses={200: says(JobDoc, "It is sent."), 400: _REFUSED, 404: _MISSING, 409: _WRONG_STATE},
     summary="Send a signal",
 )
 async def signal_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
@@ -425,7 +428,7 @@ async def signal_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
 
 @get(
     "/jobs/{ref:str}/wait",
-    responses={200: _says(JobDoc, "The job: ended, or as it is at the end of the time."), 404: _MISSING},
+    responses={200: says(JobDoc, "The job: ended, or as it is at the end of the time."), 404: _MISSING},
     summary="Wait for a job's end",
 )
 async def wait_job(
@@ -436,15 +439,15 @@ async def wait_job(
     return _job(await service.wait(await find_seen(request, ref), timeout))
 
 
-@get("/jobs/{ref:str}/why", responses={200: _says(Explanation, "Why."), 404: _MISSING}, summary="Explain a job's state")
+@get("/jobs/{ref:str}/why", responses={200: says(Explanation, "Why."), 404: _MISSING}, summary="Explain a job's state")
 async def explain_job(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """Why the job is where it is: what it waits for, who holds that, its position, and its likely start."""
     service = context_of(request).service
-    return _json(service.why(await find_seen(request, ref)))
+    return _json(service.why(await find_seen(request, ref), owner_filter(caller_of(request), None)))
 
 
 @get(
-    "/jobs/{ref:str}/runs", responses={200: _says(RunList, "Newest first."), 404: _MISSING}, summary="List a job's runs"
+    "/jobs/{ref:str}/runs", responses={200: says(RunList, "Newest first."), 404: _MISSING}, summary="List a job's runs"
 )
 async def list_runs(request: AnyRequest, ref: Ref, limit: Limit = 100, cursor: Cursor = None) -> Response[bytes]:
     """Every run that the job has had, newest first."""

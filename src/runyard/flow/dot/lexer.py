@@ -55,6 +55,7 @@ _TOKEN = re.compile(
 _QUOTED = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _ESCAPE = re.compile(r'\\("|\r?\n|\\)')
 _ANGLE = re.compile(r"<!--.*?-->|<!--|[<>]", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _AFTER_NUMBER = re.compile(rf"[{_LETTER}0-9.]*")
 
 
@@ -89,6 +90,9 @@ def tokens(source: Text) -> list[Token]:
         raise DotError(f"the graph is longer than {MAX_CHARACTERS:,} characters", Position(1, 1), "")
     if "\0" in text:
         raise source.error("a NUL character can't stand in a graph", text.index("\0"))
+    half = None if text.isascii() else _SURROGATE.search(text)
+    if half is not None:
+        raise source.error("half of a surrogate pair is no character", half.start())
     result: list[Token] = []
     offset, match_at, end = 0, _TOKEN.match, len(text)
     while offset < end:

@@ -279,6 +279,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise OSError(error.errno, f"{host}: {error.strerror}") from None
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"{host[:80]}: no host name: {error}") from None
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):

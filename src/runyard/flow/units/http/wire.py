@@ -7,6 +7,7 @@ take an answer. Past a bound the client gets 413, 414, 431, 503 or 408, and the 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -25,6 +26,7 @@ REQUEST_TIME = 60.0
 LINGER = 2.0
 """Seconds that a refused client may go on sending, unread, so that it sees why."""
 
+_METHOD = re.compile(rb"[A-Z]{1,32} /")
 _SAFE = (
     b"Referrer-Policy: strict-origin-when-cross-origin\r\n"
     b"Content-Security-Policy: default-src 'self'  data: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
@@ -151,19 +153,16 @@ class Wire(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._no_upgrade()
-        except httptools.HttpParserInvalidMethodError:
-            self._refuse(405)
+            # The request was answered as HTTP/1.1, and was the last one: what follows would be another protocol.
+            self._refused = True
         except httptools.HttpParserError as error:
-            if not self._refused:
-                self._refuse(400, str(error.__context__ or error).encode())
-
-    def _no_upgrade(self) -> None:
-        """A wish for another protocol is not granted: the request is answered as HTTP/1.1, and is the last one."""
-        last = self._waiting[-1] if self._waiting else self._current
-        if last is not None:
-            last.keep_alive = False
-        self._refused = True
+            reason = str(error.__context__ or error)
+            if isinstance(error, httptools.HttpParserInvalidMethodError) and _METHOD.match(data):
+                self._refuse(405)
+            elif "overflow" in reason:
+                self._refuse(413)
+            else:
+                self._refuse(400, reason.encode())
 
     def eof_received(self) -> bool:
         """A client that has sent its last request may still wait for the answer."""
@@ -231,7 +230,7 @@ class Wire(asyncio.Protocol):
             self._target.decode("latin-1"),
             self._headers,
             b"".join(self._body) if len(self._body) != 1 else self._body[0],
-            parser.should_keep_alive(),
+            parser.should_keep_alive() and not parser.should_upgrade(),
         )
         self.busy = False
         if self._current is None and self._writable:

@@ -41,3 +41,5 @@ def upgrade() -> None:
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
     )
+    # The version of all of it: each change begins by writing it, and so waits for the one before.
+    op.execute("INSERT INTO meta (key, value) VALUES ('accounts', '0') ON CONFLICT DO NOTHING")

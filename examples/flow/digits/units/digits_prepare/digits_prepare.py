@@ -1,0 +1,13 @@
+"""From pixels to what the classifier was trained on."""
+
+import _flowunit as modelbox
+import numpy as np
+
+
+class DigitsPrepare(modelbox.FlowUnit):  # type: ignore[misc]
+    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+        results = data_ctx.output("out_data")
+        for buffer in data_ctx.input("in_image"):
+            grey = np.array(buffer).mean(axis=2, dtype=np.float32)
+            results.push_back(self.create_buffer((grey / 255.0).reshape(64)))
+        return modelbox.Status.StatusCode.STATUS_SUCCESS
