@@ -40,7 +40,7 @@ class Client:
     def send(self, *messages: wire.ToAgent) -> None:
         self.sock.sendall(wire.encode_frame(messages))
 
-    def wait(self, kind: type[M], test: Callable[[M], bool] = lambda _: True, timeout: float = 20.0) -> M:
+    def wait(self, kind: type[M], test: Callable[[M], bool] = lambda _: True, timeout: float = 30.0) -> M:
         """The first message of that kind that passes the test, old ones included."""
 
         def look() -> M | None:
@@ -98,7 +98,7 @@ class AgentProcess:
 
     def start(self, idle_exit: float = 60.0) -> None:
         self._process = start_agent(self.folder, idle_exit)
-        wait_until(self._listens, 20, "a listening agent")
+        wait_until(self._listens, 30, "a listening agent")
 
     def _listens(self) -> bool:
         assert self._process is not None
@@ -116,7 +116,7 @@ class AgentProcess:
         self._process.kill()
         self._process.wait()
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 30.0) -> int:
         assert self._process is not None
         return self._process.wait(timeout)
 

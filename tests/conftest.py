@@ -24,7 +24,7 @@ settings.register_profile("runyard", deadline=None, print_blob=True, suppress_he
 settings.load_profile("runyard")
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-GRACE = 5.0
+GRACE = 20.0
 """Seconds that processes get to end after the last test."""
 
 _starts: list[tuple[float, str]] = []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from runyard.agent.log import Log
 from runyard.executors.local import agent_status
 from runyard.model import wire
 from tests.agents import AgentProcess, alive, is_root, new_run
-from tests.helpers import wait_until
+from tests.helpers import deadline, wait_until
 
 
 def sh(text: str) -> list[str]:
@@ -422,20 +423,26 @@ def test_the_folder_is_private_and_its_path_may_be_long(tmp_path: Path) -> None:
 
 
 def test_an_idle_agent_ends_by_itself_and_a_busy_one_does_not(idle: AgentProcess) -> None:
-    idle.start(idle_exit=0.5)
-    client = idle.client()
-    launch = idle.launch(["sleep", "1.5"])
+    for _ in deadline(60, "a connection before the agent has been idle for too long"):
+        with suppress(AssertionError, OSError):
+            idle.start(idle_exit=0.5)
+            client = idle.client()
+            break
+    launch = idle.launch(sh(f"while [ ! -e {idle.root}/go ]; do sleep 0.05; done"))
     client.send(launch)
     client.started(launch.run)
     client.close()
+    log = idle.folder / "agent.log"
     begin = time.monotonic()
-    wait_until(lambda: agent_status(idle.folder).unacked == 2, 20, "the end of the run")
-    assert time.monotonic() - begin > 0.7, "it must have lived on, without a connection, for its run"
+    wait_until(lambda: time.monotonic() - begin > 0.8, what="more than its time without a connection")
+    assert agent_status(idle.folder).live == [launch.run] and "nothing to do" not in log.read_text()
+    (idle.root / "go").touch()
+    wait_until(lambda: agent_status(idle.folder).unacked == 2, what="the end of the run")
     client = idle.client()
     client.send(wire.Ack(client.exited(launch.run).seq))
     client.close()
     assert idle.wait() == 0
-    assert "nothing to do" in (idle.folder / "agent.log").read_text()
+    assert "nothing to do" in log.read_text()
 
 
 def test_bad_frames_end_the_connection_and_not_the_agent(agent: AgentProcess) -> None:

@@ -322,4 +322,4 @@ def test_orphans_are_collected(agent: AgentProcess, tmp_path: Path) -> None:
     assert client.exited(launch.run).exit_code == 0
     pid = int(wait_until(lambda: pidfile.exists() and pidfile.read_text()))
     wait_until(lambda: not alive(pid))
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the agent to collect the orphan")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "the agent to collect the orphan")

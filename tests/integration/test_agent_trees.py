@@ -71,7 +71,7 @@ def test_a_tree_that_ignores_the_signal_is_killed_after_the_grace(agent: AgentPr
     begin = time.monotonic()
     client.send(wire.Stop(launch.run, signal.SIGTERM, 0.3))
     ended = client.exited(launch.run)
-    assert 0.3 <= time.monotonic() - begin < 10
+    assert time.monotonic() - begin >= 0.3
     assert ended.signal == signal.SIGKILL
     assert ended.reason is not None and "15" in ended.reason
     assert not alive(child)

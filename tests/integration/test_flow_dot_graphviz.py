@@ -1,4 +1,4 @@
-"""Our parser of DOT against Graphviz's own. Needs its `gvpr`; RUNYARD_REQUIRE_GRAPHVIZ=1 makes sure that it is there."""
+"""Our parser of DOT against Graphviz's own (`gvpr`). RUNYARD_REQUIRE_GRAPHVIZ=1 makes sure that it is there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from runyard.flow.dot import DotError, parse
 
@@ -107,7 +106,7 @@ LEGAL = [
     "digraph{subgraph s{node[x=2]} subgraph s{a} b}",
     "digraph{edge[x=1] a->b {edge[x=2] c->d} e->f[x=3]}",
     "DIGRAPH{NODE[x=1] a Subgraph {b}}",
-    "digraph{// a -> b\n/* c\n -> */ d\n# e -> f\n}",
+    "digraph{// a -> b\n/* c\n -> */ d # b\n# e -> f\n}",
     '# 1 "file"\ndigraph{a}',
     r'digraph{"a\"b" "a\\" "a b" -1.5 .5 5. "" + "x"}',
     'digraph{"a\\\nb" "c" + "d"}',
@@ -136,7 +135,6 @@ ILLEGAL = [
     "digraph{a + b}",
     "digraph{'a'}",
     "digraph{a.b}",
-    "digraph{ # a\n}",
     "digraph{]}",
     "digraph",
     "digraph{",
@@ -157,35 +155,40 @@ def test_both_refuse_the_same_texts(text: str, tmp_path: Path) -> None:
         parse(text)
 
 
-_NAME = st.sampled_from(["a", "b", "c", '"d e"', '"f\\"g"', "-1", '"x"+"y"', "<h>", "流"])
-_LIST = st.lists(st.tuples(st.sampled_from("xyz"), _NAME), max_size=3).map(
-    lambda pairs: "[" + ",".join(f"{name}={value}" for name, value in pairs) + "]"
-)
-_END = st.one_of(_NAME, st.tuples(_NAME, _NAME).map(":".join), st.lists(_NAME, max_size=3).map(lambda names: f"{{{' '.join(names)}}}"))
-_EDGE = st.tuples(st.lists(_END, min_size=1, max_size=4).map("->".join), _LIST).map("".join)
-_DEFAULT = st.tuples(st.sampled_from(["node", "edge", "graph"]), _LIST).map("".join)
-_STATEMENT = st.recursive(
-    st.one_of(_EDGE, _DEFAULT),
-    lambda inner: st.tuples(
-        st.sampled_from(["", "subgraph s1 ", "subgraph s2 "]), st.lists(inner, max_size=4)
-    ).map(lambda pair: f"{pair[0]}{{{';'.join(pair[1])}}}"),
-    max_leaves=8,
-)
-_GRAPH = st.tuples(st.sampled_from(["digraph", "strict digraph"]), st.lists(_STATEMENT, max_size=6)).map(
-    lambda pair: f"{pair[0]} {{{';'.join(pair[1])}}}"
-)
+_NAMES = ("a", "b", "c", "d", '"d e"', '"f\\"g"', "-1", '"x"+"y"', "<h>", "流")
 
 
-@given(st.lists(_GRAPH, min_size=20, max_size=40))
-@settings(max_examples=8, deadline=None)
-def test_both_read_random_graphs_alike(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    taken = []
-    for text in texts:
-        try:
-            taken.append((text, _ours(text)))
-        except DotError as error:
-            assert "inside itself" in error.message
-    told = _graphviz([text for text, _ in taken], tmp_path_factory.mktemp("dot"))
+def _statement(random: Random, depth: int) -> str:
+    """A random statement of a digraph."""
+
+    def name() -> str:
+        return random.choice(_NAMES)
+
+    def attributes() -> str:
+        return "[" + ",".join(f"{random.choice('xyz')}={name()}" for _ in range(random.randrange(3))) + "]"
+
+    def end() -> str:
+        kind = random.randrange(6)
+        if kind == 0:
+            return "{" + " ".join(name() for _ in range(random.randrange(4))) + "}"
+        return name() if kind < 4 else f"{name()}:{name()}"
+
+    kind = random.randrange(8 if depth < 4 else 6)
+    if kind < 4:
+        return "->".join(end() for _ in range(random.randrange(1, 5))) + attributes()
+    if kind < 6:
+        return random.choice(("node", "edge", "graph")) + attributes()
+    inner = ";".join(_statement(random, depth + 1) for _ in range(random.randrange(4)))
+    return random.choice(("", f"subgraph s{depth} ")) + "{" + inner + "}"
+
+
+def test_both_read_random_graphs_alike(tmp_path: Path) -> None:
+    random = Random(5)
+    texts = []
+    for _ in range(300):
+        statements = ";".join(_statement(random, 0) for _ in range(random.randrange(8)))
+        texts.append(f"{random.choice(('', 'strict '))}digraph {{{statements}}}")
+    told = _graphviz(texts, tmp_path)
     assert told is not None
-    for (text, ours), theirs in zip(taken, told, strict=True):
-        assert ours == theirs, text
+    differing = [text for text, theirs in zip(texts, told, strict=True) if _ours(text) != theirs]
+    assert differing == []

@@ -191,13 +191,13 @@ def test_an_attempt_has_a_time_limit(tmp_path: Path, receiver: Receiver, caplog:
     receiver.answers = ["hang"]
 
     async def test(rig: Rig) -> None:
-        rig.follow(hook(url=receiver.url, timeout=0.2))
+        rig.follow(hook(url=receiver.url, timeout=2.0))
         await rig.submit("a")
         await wait_until_async(lambda: rig.count("h", "delivered") == 1)
         assert names(receiver) == ["a", "a"] and rig.waits == [1]
 
     with_rig(tmp_path, test)
-    assert "no answer within 0.2 s" in caplog.text
+    assert "no answer within 2 s" in caplog.text
 
 
 def test_a_new_hook_starts_at_the_present_and_an_old_one_where_it_was(tmp_path: Path, receiver: Receiver) -> None:
@@ -314,12 +314,12 @@ def test_a_program_that_hangs_is_killed_with_its_group(
     tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(rig: Rig) -> None:
-        rig.follow(program(tmp_path, script, timeout=0.3, retries=0))
+        rig.follow(program(tmp_path, script, timeout=1.5, retries=0))
         await rig.submit("a")
         await wait_until_async(lambda: rig.count("h", "given_up") == 1)
 
     with_rig(tmp_path, test)
-    assert "not done within 0.3 s: killed" in caplog.text
+    assert "not done within 1.5 s: killed" in caplog.text
     pid = (tmp_path / "pid").read_text().strip()
     wait_until(lambda: not _running(pid))
 

@@ -12,7 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError
 
 from runyard.core.record import Intent, JobRecord, Need, Replica
@@ -112,6 +112,7 @@ def test_a_change_of_a_job_leaves_its_specification(store: Store, jobs: Jobs) ->
 
 def test_an_ended_job_comes_back_with_its_last_runs(store: Store, jobs: Jobs) -> None:
     record = jobs.new(replicas=3, lifecycle=Lifecycle.SERVICE)
+    record.armed_at = record.submitted_at + 0.9
     started(record, 0)
     started(record, 1)
     store.commit(saved(record))
@@ -404,7 +405,18 @@ def test_a_second_server_is_kept_out(where: Path | str) -> None:
     Store.open(where).close()
 
 
-def test_the_schema_after_all_migrations_is_that_of_the_tables(store: Store) -> None:
+@pytest.mark.parametrize("new", [True, False])
+def test_the_schema_after_all_migrations_is_that_of_the_tables(store: Store, new: bool) -> None:
+    """And that of a new store, which takes no step of them."""
+    with store._readers.connect() as connection:
+        rows = set(connection.execute(select(tables.meta)).tuples())
+    if not new:
+        with store._writer.begin() as connection:
+            tables.metadata.drop_all(connection)
+            connection.execute(text("DROP TABLE alembic_version"))
+            migrations.migrate(connection, None)
+            seeds = set(connection.execute(select(tables.meta)).tuples())
+            assert seeds == {("accounts", "0")} and seeds <= rows
     with store._readers.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []

@@ -190,7 +190,6 @@ STATE_LISTS = [frozenset({State.FAILED}), frozenset({State.FAILED, State.RUNNING
         (Filter(owner="ann", states=frozenset({State.RUNNING})), "jobs_state"),
         (Filter(owner="bob", states=frozenset({State.SUCCEEDED}), kind="cron"), "jobs_(kind|state)"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("paged", [False, True], ids=["first", "next"])
 def test_a_list_walks_along_an_index_and_never_sorts(large: Store, wanted: Filter, index: str, paged: bool) -> None:

@@ -100,7 +100,7 @@ class Door:
 
     # Waiting ------------------------------------------------------------------------------------------------------
 
-    def until(self, name: str, good: Callable[[Json], object], timeout: float = 20, what: str = "") -> Json:
+    def until(self, name: str, good: Callable[[Json], object], timeout: float = 30, what: str = "") -> Json:
         """The task's record once it is good."""
         return ask_until(lambda: self.task(name), good, timeout, f"{what or 'a good record'} of task {name}")
 
@@ -108,7 +108,7 @@ class Door:
         """The pids of so many processes of the task, none of which is among `but`."""
         old = set(but or ())
         return ask_until(
-            lambda: self.pids(name), lambda pids: len(pids) == count and not old & {*pids}, 20, f"{count} of {name} up"
+            lambda: self.pids(name), lambda pids: len(pids) == count and not old & {*pids}, 30, f"{count} of {name} up"
         )
 
     def until_ended(self, name: str) -> Json:
@@ -118,13 +118,13 @@ class Door:
     def until_written(self, name: str, text: bytes, replica: int = 0) -> bytes:
         """The replica's output once `text` is in it."""
         alias = f"{name}:{replica}"
-        return ask_until(lambda: self.output(name)[alias], lambda out: text in out, 20, f"{text!r} from {alias}")
+        return ask_until(lambda: self.output(name)[alias], lambda out: text in out, 30, f"{text!r} from {alias}")
 
     def clear(self) -> None:
         """Deletes all tasks, and waits for the end of their processes."""
         for name in self.get()["tasks"]:
             self.delete(name)
-        ask_until(lambda: self.get()["running"], lambda running: not running, 20, "the end of all processes")
+        ask_until(lambda: self.get()["running"], lambda running: not running, 30, "the end of all processes")
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class Server:
             raise AssertionError(f"no server, but exit code {code}: {line}{self.log.read_text()}")
         self.port = int(line.split("//")[1].split()[0].rpartition(":")[2])
         if ready:
-            wait_until(lambda: self.get("/readyz").status_code == 200, 20, "readiness")
+            wait_until(lambda: self.get("/readyz").status_code == 200, 60, "readiness")
         return self
 
     def kill(self) -> None:
@@ -77,16 +77,28 @@ class Server:
         assert self._process is not None
         with self._process as ended:
             ended.send_signal(number)
-            code = ended.wait(20)
+            code = ended.wait(60)
         self._process = None
         return code
+
+    def wait(self) -> int:
+        """Waits until it ends of itself; its exit code."""
+        assert self._process is not None
+        with self._process as ended:
+            code = ended.wait(60)
+        self._process = None
+        return code
+
+    def set_env(self, **env: str) -> None:
+        """For the next start, in addition."""
+        self._env |= env
 
     def close(self) -> None:
         """Ends server, agent and jobs. Raises AssertionError if one of them is left, or if the server had a defect."""
         code = self.end() if self._process is not None else 0
         stopped = self.run("agent", "stop", "--kill", "--data-dir", str(self.data))
         assert stopped.returncode == 0, stopped.stderr
-        wait_until(lambda: not self.processes(), 20, f"the end of {self.processes()}")
+        wait_until(lambda: not self.processes(), 30, f"the end of {self.processes()}")
         assert code == 0
         assert "Traceback" not in self.log.read_text(), self.log.read_text()[-4000:]
 
@@ -120,7 +132,7 @@ class Server:
         self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """A `runyard` command against this server, to its end."""
-        chosen: dict[str, Any] = {"cwd": self.folder, "timeout": 60, "text": True, "capture_output": True} | options
+        chosen: dict[str, Any] = {"cwd": self.folder, "timeout": 120, "text": True, "capture_output": True} | options
         return subprocess.run(self.command(*arguments), env=clean_env(**self._env, **(env or {})), **chosen)
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -132,12 +144,12 @@ class Server:
         }
         return subprocess.Popen(self.command(*arguments), env=clean_env(**self._env), **(chosen | options))
 
-    def until(self, client: Client, ref: str, state: str, timeout: float = 20) -> JobDoc:
+    def until(self, client: Client, ref: str, state: str, timeout: float = 30) -> JobDoc:
         """The job once it is in that state."""
         return ask_until(lambda: client.job(ref), lambda job: job.state == state, timeout, f"job {ref} being {state}")
 
 
-def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float = 20, what: str | None = None) -> T:
+def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float = 30, what: str | None = None) -> T:
     """The first answer that is good."""
     for _ in deadline(timeout, what or f"a good answer of {ask!r}"):
         if good(answer := ask()):
@@ -145,7 +157,7 @@ def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float 
     raise AssertionError("deadline() ended without failing")
 
 
-def read_until(stream: Any, text: str, timeout: float = 20) -> str:
+def read_until(stream: Any, text: str, timeout: float = 30) -> str:
     """Lines of a process's output up to and with one that has `text` in it. The caller's process must write one."""
     seen: list[str] = []
     for _ in deadline(timeout, f"{text!r} in {seen}"):

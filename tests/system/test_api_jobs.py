@@ -356,7 +356,7 @@ def test_cancel_kills_what_does_not_listen_and_its_children(http: httpx2.Client)
     child = int(wait_until(lambda: http.get(f"{JOBS}/{job['id']}/logs").text.strip(), 20, "the child's pid"))
     act(http, job["id"], "cancel")
     assert ended(http, job["id"])["signal"] == "SIGKILL"
-    wait_until(lambda: not os.path.exists(f"/proc/{child}"), 10, "the end of the child in its own session")
+    wait_until(lambda: not os.path.exists(f"/proc/{child}"), 30, "the end of the child in its own session")
 
 
 def test_restart_a_live_and_an_ended_job(http: httpx2.Client) -> None:

@@ -274,7 +274,7 @@ def test_open_streams_are_bounded_and_given_back(serve: Callable[..., Server]) -
                     return answer.status_code
 
             # The first one counts as soon as the server has begun to stream it.
-            wait_until(lambda: third() == 429, 10, "429")
+            wait_until(lambda: third() == 429, 30, "429")
             refused = http.get("/api/v1/events", headers=SSE)
             assert refused.status_code == 429 and refused.json()["code"] == "too_many"
             assert "max_streams" in refused.json()["detail"] and refused.headers["Retry-After"]

@@ -189,7 +189,7 @@ def test_ctrl_c_cancels_the_job_and_its_tree(server: Server, client: Client, num
         process.send_signal(number)
         assert process.wait(20) == code
     assert client.wait(f"ctrl-{number}", 20).state == "cancelled"
-    wait_until(lambda: not any(map(alive, pids)), 10, "the end of the tree")
+    wait_until(lambda: not any(map(alive, pids)), 30, "the end of the tree")
 
 
 def test_run_goes_on_over_a_restart_of_the_server(serve: Callable[..., Server], tmp_path: Path) -> None:

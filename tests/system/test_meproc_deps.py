@@ -162,7 +162,7 @@ def test_delete_of_a_held_task_and_of_one_whose_dependency_is_alive(door: Door, 
     gated("dep")
     door.until_up("dep")
     assert door.put("t") == OK
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "the end of the first generation")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "the end of the first generation")
     assert is_held(door.until("t", is_held)) and door.pids("t") == []
     assert door.delete("t") == OK
     gated("t")

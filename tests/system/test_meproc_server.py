@@ -206,7 +206,7 @@ def test_everything_survives_a_kill_of_the_server(tmp_path: Path) -> None:
         door.server.kill()
         gate.touch()
         os.kill(daemon[0], signal.SIGKILL)
-        wait_until(lambda: not any(map(alive, [*up, *daemon])), 10, "the end of the processes")
+        wait_until(lambda: not any(map(alive, [*up, *daemon])), 30, "the end of the processes")
         door.server.start()
         door.open()
         door.until_written("held", b"released")

@@ -12,7 +12,7 @@ from tests.system.native import submit
 from tests.ui.conftest import PATIENCE
 
 expect.set_options(timeout=PATIENCE)
-EVIL = "<script>document.title='taken'</script>"
+EVIL = "<img src=x onerror=document.title='taken'><script>document.title='taken'"
 
 
 def test_the_table_shows_a_job_as_it_changes_and_stops_it_by_keyboard(page: Page, http: httpx2.Client) -> None:
@@ -33,8 +33,8 @@ def test_the_table_shows_a_job_as_it_changes_and_stops_it_by_keyboard(page: Page
 
 
 def test_the_table_is_searched_and_filtered_without_a_mouse(page: Page, client: Client) -> None:
-    good = client.submit(["true"], name="find-me-1")
-    bad = client.submit(["false"], name="find-me-2")
+    good = client.submit(command=["true"], name="find-me-1")
+    bad = client.submit(command=["false"], name="find-me-2")
     for job in (good, bad):
         client.wait(job.id)
     page.goto("/jobs")

@@ -391,7 +391,7 @@ def _life_of_replicas(count: int, crash: bool) -> float:
         restart=Restart(policy=RestartPolicy.ON_FAILURE, delay=1.0, max=1) if crash else None,
     )
     new = 1
-    begin = time.perf_counter()
+    begin = time.process_time()
     reactor = rig.reactor
     reactor.handle(Submit(jobs=[NewJob(id=new, spec=spec, kind="batch", origin="", owner="")]), rig.now)
     record = reactor.jobs[new]
@@ -407,7 +407,7 @@ def _life_of_replicas(count: int, crash: bool) -> float:
                 code = 1 if crash and replica.attempt == 1 else 0
                 reactor.handle(RunExited(run=run, at=now, exit_code=code), now)
     assert record.state is State.SUCCEEDED
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 @pytest.mark.parametrize("crash", [False, True])

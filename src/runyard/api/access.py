@@ -10,6 +10,7 @@ what it refuses goes to the exception handlers of the door. Two options of a rou
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -148,7 +149,9 @@ def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:
         raise refuse("user", own, "there is no such account on this host, and jobs run as their owners") from None
     if entry.pw_uid < min_uid and not caller.is_admin:
         raise Forbidden(f"jobs of {own!r} can't run: its number {entry.pw_uid} is below [auth] min_uid ({min_uid})")
-    return msgspec.structs.replace(spec, user=own, cwd=spec.cwd or entry.pw_dir)
+    # The server's own folder is closed to them. An account without a home begins at the root.
+    home = entry.pw_dir if os.path.isdir(entry.pw_dir) else "/"
+    return msgspec.structs.replace(spec, user=own, cwd=spec.cwd or home)
 
 
 def owner_filter(caller: Caller, wanted: str | None) -> str | None:

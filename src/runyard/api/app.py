@@ -18,6 +18,7 @@ from runyard.api.native import native_router
 from runyard.api.openapi import openapi_route
 from runyard.api.pages.site import Site
 from runyard.api.problem import EXCEPTION_HANDLERS
+from runyard.api.tango.door import TangoDoor
 from runyard.auth.origin import OriginRules
 from runyard.settings import Doors
 
@@ -44,4 +45,5 @@ def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors
         app.register(modelbox.router())
         context.at_start.append(modelbox.load)
         shapes[modelbox_door.PATH] = modelbox_door.shape
+    app.register(TangoDoor(context, doors.tango).router())
     return Gate(app, rules, max_body, shapes)

@@ -16,6 +16,7 @@ from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
 from runyard.service.flows import Flows
 from runyard.service.output import OutputReader
+from runyard.service.projects import Projects
 from runyard.service.service import Service
 from runyard.telemetry.host import HostSampler
 
@@ -39,6 +40,7 @@ class Context:
         self.service = service
         self.output = OutputReader(service.engine)
         self.flows = Flows(service.engine)
+        self.projects: Projects | None = None
         self.host = host
         self.owner = owner
         """Whose the jobs are while there are no accounts: the user who runs the server."""

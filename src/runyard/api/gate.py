@@ -10,9 +10,9 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
 from runyard.api.problem import MEDIA_TYPE, problem_body
+from runyard.api.tango.address import report_path
 from runyard.auth.origin import OriginRules, refusal
 from runyard.model.errors import Forbidden, RunyardError, TooLarge
-
 
 #: Body and headers of a refusal.
 Shape = Callable[[RunyardError], tuple[bytes, Mapping[str, str]]]
@@ -34,6 +34,10 @@ class Gate:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        report = report_path(scope["path"], scope["query_string"])
+        if report is not None:
+            scope["path"] = report
+            scope["raw_path"] = report.encode()
         host = origin = site = length = None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -44,7 +48,8 @@ class Gate:
                 site = value
             elif name == b"content-length":
                 length = value
-        reason = refusal(self._rules, host, origin, site)
+        # Reports carry made-up headers, and can only report (design, section 6).
+        reason = refusal(self._rules, host, origin, site) if report is None else None
         if reason is not None:
             await self._refuse(scope, send, Forbidden(reason))
             return

@@ -16,9 +16,11 @@ import runyard
 from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest
 from runyard.api.health import HEALTH_ROUTES, Health, Version
-from runyard.api.native import events, jobs, native_router, nodes, schedules
+from runyard.api.native import events, jobs, native_router, nodes, projects, schedules
 from runyard.api.problem import MEDIA_TYPE, Problem
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
+from runyard.model.project import MemberList, ProjectDoc, ProjectList
+from runyard.project.definition import Project
 
 _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
     JobSpec,
@@ -36,6 +38,15 @@ _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
     schedules.PreviewRequest,
     schedules.Preview,
     schedules.ScheduleList,
+    Project,
+    ProjectDoc,
+    ProjectList,
+    MemberList,
+    projects.StartRequest,
+    projects.AdvanceRequest,
+    projects.ReportRequest,
+    projects.ProjectMetrics,
+    projects.ProjectFiles,
     Health,
     Version,
 )

@@ -33,7 +33,8 @@ from runyard.model.job import JobDoc, JobSpec
 from runyard.service.engine import Engine
 from runyard.service.hooks import start_hooks
 from runyard.service.output import trim_outputs
-from runyard.service.service import Answer, Bounds, Replay, Service
+from runyard.service.projects import Projects
+from runyard.service.service import PROJECT, Answer, Bounds, Replay, Service
 from runyard.settings import Config
 from runyard.store import retention
 from runyard.store.batch import Batch
@@ -134,10 +135,12 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     worker = WorkerExecutor(folder / "python", name=f"{node}-python", pass_env=config.agent.pass_env)
     scheduler = config.scheduler
     policy = Policy(scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores)
-    engine = Engine(store, {"local": executor, "python": worker}, output, policy)
+    projects = Projects(config.doors.tango, output, folder, node)
+    engine = Engine(store, {"local": executor, "python": worker, PROJECT: projects.coordination}, output, policy)
     limits = config.limits
     unit_dirs = tuple(map(os.path.abspath, config.flows.unit_dirs))
     service = Service(engine, Bounds(limits.max_replicas, limits.max_jobs, limits.max_batch, unit_dirs))
+    projects.attach(service)
     try:
         auth = await set_up(config, store, engine)
     except BaseException:
@@ -152,8 +155,10 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         auth,
         config.auth.min_uid,
     )
+    context.projects = projects
     rules = OriginRules(
-        own_names(config.server.host, config.server.allowed_hosts), frozenset(config.server.allowed_origins)
+        own_names(config.server.host, [*config.server.allowed_hosts, config.doors.modelbox.host or config.server.host]),
+        frozenset(config.server.allowed_origins),
     )
     app: Any = create_app(context, rules, config.server.max_body, config.doors)
     server = _Server(

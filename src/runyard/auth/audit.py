@@ -10,10 +10,11 @@ import msgspec
 
 from runyard.auth.limiter import address_key
 
-#: Events of one address within a minute; the next one says how many were left out.
+#: Refusals of one address within a minute, or of one account there; the next one says how many were left out.
 MOST = 120
 _WINDOW = 60.0
-_ADDRESSES = 1000
+REFUSED = "auth.refused"
+_KEYS = 1000
 #: Characters of one text.
 _TEXT = 200
 
@@ -42,21 +43,10 @@ class Audit:
         self._emit = emit
         self._counts: OrderedDict[str, _Count] = OrderedDict()
 
-    def tell(self, type: str, call: Call, now: float, account: str | None, **more: Any) -> None:
-        """`account`: who is asking, or claims to be; None if nobody is named. Secrets are no part of it."""
-        key = address_key(call.address)
-        count = self._counts.get(key)
-        if count is None or count.begun <= now - _WINDOW:
-            left_out = count.left_out if count is not None else 0
-            count = self._counts[key] = _Count(now)
-            count.left_out = left_out
-            self._counts.move_to_end(key)
-            if len(self._counts) > _ADDRESSES:
-                self._counts.popitem(last=False)
-        count.count += 1
-        if count.count > MOST:
-            count.left_out += 1
-            return
+    def tell(
+        self, type: str, call: Call, now: float, account: str | None, *, proven: bool = False, **more: Any
+    ) -> None:
+        """`account`: who is asking, or, unless that is `proven`, claims to be. Secrets are no part of it."""
         data: dict[str, Any] = {
             "account": None if account is None else account[:_TEXT],
             "address": call.address,
@@ -64,6 +54,28 @@ class Audit:
             "path": call.path[:_TEXT],
         }
         data |= {name: value[:_TEXT] if isinstance(value, str) else value for name, value in more.items()}
-        if count.left_out:
-            data["left_out"], count.left_out = count.left_out, 0
+        if type == REFUSED:
+            key = address_key(call.address)
+            left_out = self._count(f"{key} {account}" if proven else key, now)
+            if left_out is None:
+                return
+            if left_out:
+                data["left_out"] = left_out
         self._emit(type, data)
+
+    def _count(self, key: str, now: float) -> int | None:
+        """How many were left out before this one; None if this one is left out, too."""
+        count = self._counts.get(key)
+        if count is None or count.begun <= now - _WINDOW:
+            left_out = count.left_out if count is not None else 0
+            count = self._counts[key] = _Count(now)
+            count.left_out = left_out
+            self._counts.move_to_end(key)
+            if len(self._counts) > _KEYS:
+                self._counts.popitem(last=False)
+        count.count += 1
+        if count.count > MOST:
+            count.left_out += 1
+            return None
+        left_out, count.left_out = count.left_out, 0
+        return left_out

@@ -12,7 +12,7 @@ import msgspec
 
 from runyard.auth.access_token import AccessToken, Signer, read_request
 from runyard.auth.accounts import SESSION_LABEL, Accounts
-from runyard.auth.audit import Audit, Call
+from runyard.auth.audit import REFUSED, Audit, Call
 from runyard.auth.caller import Caller, Scope
 from runyard.auth.credentials import PREFIX, Basic, Bearer, read_header
 from runyard.auth.directory import Directory
@@ -122,7 +122,7 @@ class Authenticator:
         try:
             credentials = read_header(authorization)
         except Unauthenticated as error:
-            self._audit.tell("auth.refused", call, self._clock(), None, reason=error.detail)
+            self._audit.tell(REFUSED, call, self._clock(), None, reason=error.detail)
             raise
         if isinstance(credentials, Basic) and not credentials.secret.startswith(PREFIX):
             return self._caller(await self._by_password(credentials, call), _ALL, call)
@@ -191,7 +191,7 @@ class Authenticator:
             if user is None or not right:
                 self._fail(given.name, call, Unauthenticated("name or password is wrong"))
             if not user.disabled:
-                self._audit.tell("auth.login", call, self._clock(), user.name)
+                self._audit.tell("auth.login", call, self._clock(), user.name, proven=True)
         assert user is not None
         if user.disabled:
             self._refuse_disabled(user, call)
@@ -218,7 +218,7 @@ class Authenticator:
                 reason = error.detail
         if user is None:
             # Not counted: nobody guesses a token, and programs go on for long with one that has expired.
-            self._audit.tell("auth.refused", call, now, name, reason=reason)
+            self._audit.tell(REFUSED, call, now, name, reason=reason)
             raise InvalidToken(reason)
         return user, scopes
 
@@ -227,7 +227,8 @@ class Authenticator:
         return Caller(user.name, user.role, scopes, os_user, partial(self._witness, user.name, call))
 
     def _witness(self, name: str, call: Call, type: str, detail: str) -> None:
-        self._audit.tell(type, call, self._clock(), name, **{"reason" if type == "auth.refused" else "does": detail})
+        what = "reason" if type == REFUSED else "does"
+        self._audit.tell(type, call, self._clock(), name, proven=True, **{what: detail})
 
     # Keeping out --------------------------------------------------------------------------------------------------
 
@@ -242,12 +243,12 @@ class Authenticator:
         if name is not None:
             self._failures.failed(name, now)
         self._address_failures.failed(address_key(call.address), now)
-        self._audit.tell("auth.refused", call, now, name, reason=error.detail)
+        self._audit.tell(REFUSED, call, now, name, reason=error.detail)
         raise error
 
     def _refuse_disabled(self, user: User, call: Call) -> NoReturn:
         detail = f"the account {user.name!r} is disabled"
-        self._audit.tell("auth.refused", call, self._clock(), user.name, reason=detail)
+        self._audit.tell(REFUSED, call, self._clock(), user.name, proven=True, reason=detail)
         raise Disabled(detail)
 
 

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 def command_line(job: JobDoc, width: int | None = None) -> str:
     """What a job runs, as one would type it; cut to `width` characters."""
-    command = job.spec.command
-    text = " ".join((job.spec.script or "").split()) if command is None else shlex.join(command)
+    command, flow = job.spec.command, job.spec.flow
+    if flow is not None:
+        text = flow.path or " ".join((flow.graph or "").split())
+    else:
+        text = " ".join((job.spec.script or "").split()) if command is None else shlex.join(command)
     return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
+from runyard.client import projects as ask
 from runyard.client import request as make
 from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc, VersionDoc
 from runyard.client.error import WaitTimeout, from_answer, from_problem
@@ -22,6 +23,7 @@ from runyard.client.retry import TRANSIENT, Retry, options
 from runyard.model.errors import Expired, NotFound, RunyardError
 from runyard.model.flow import FlowGraph, FlowStatus
 from runyard.model.job import Explanation, JobDoc, RunDoc
+from runyard.model.project import ProjectDoc, Readiness
 from runyard.model.state import ENDED
 
 T = TypeVar("T")
@@ -331,6 +333,50 @@ class Client:
     def flow_status(self, ref: Ref) -> FlowStatus:
         """Where a flow stands, and its latest statistics."""
         return self._send(make.flow_status(ref))
+
+    # Projects
+
+    def create_project(self, definition: Mapping[str, Any], *, start: bool = False) -> ProjectDoc:
+        """Makes a project, and starts it if wanted. For the definition see the page about the TANGO door."""
+        return self._send(ask.create(definition, start))
+
+    def projects(self, user_id: str | None = None) -> Iterator[ProjectDoc]:
+        """All projects, or those of a user, newest first."""
+        cursor = None
+        while True:
+            page = self._send(ask.listing(user_id, cursor))
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def project(self, ref: Ref) -> ProjectDoc:
+        """One project; of a name, the caller's newest."""
+        return self._send(ask.show(ref))
+
+    def project_members(self, ref: Ref) -> list[Readiness]:
+        """What the members of a project say to the question whether they are ready."""
+        return self._send(ask.members(ref)).items
+
+    def start_project(self, ref: Ref, *, fresh: bool = False) -> ProjectDoc:
+        """Starts a project, or goes on with it; with `fresh` from its first step on."""
+        return self._send(ask.act(ref, "start", fresh=fresh))
+
+    def stop_project(self, ref: Ref) -> ProjectDoc:
+        """Stops a project and its members."""
+        return self._send(ask.act(ref, "stop"))
+
+    def advance_project(self, ref: Ref, container: str | None = None) -> ProjectDoc:
+        """Starts the next step, or that of a container; confirms a step that waits for a person."""
+        return self._send(ask.act(ref, "advance", container=container))
+
+    def report_project(self, ref: Ref, container: str, status: str) -> ProjectDoc:
+        """Reports in a member's place: `success` or `failed`."""
+        return self._send(ask.act(ref, "report", container=container, status=status))
+
+    def delete_project(self, ref: Ref) -> None:
+        """Removes a project at which nobody works, with its job and its folder."""
+        self._send(ask.delete(ref))
 
     # Everything else
 

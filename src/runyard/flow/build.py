@@ -163,7 +163,7 @@ def _filled(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name[:64], [other for other in known if len(other) <= 64][:2000], n=1)
+    near = difflib.get_close_matches(name[:64], [other for other in known if len(other) <= 64][:200], n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

@@ -18,6 +18,8 @@ from runyard.flow.topology import INVALID, find_topology
 from runyard.flow.unit_library import Port, UnitInfo, UnitLibrary
 
 MAX_PROBLEMS = 200
+MAX_LOOKUPS = 2000
+"""Attributes that are compared with a unit's options, to find misspelt ones."""
 MAX_COUNT = 2**31 - 1
 _COUNTS = ("batch_size", "queue_size", "queue_size_event", "queue_size_external")
 _DEVICE = re.compile(r"[A-Za-z][\w-]*(:\d+(,\d+)*)?(;[A-Za-z][\w-]*(:\d+(,\d+)*)?)*")
@@ -62,6 +64,7 @@ class _Checker:
         self._graph, self._source, self._library, self._strict = graph, source, library, strict
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
+        self._near: dict[tuple[str, str], list[str]] = {}
 
     def check(self) -> None:
         graph = self._graph
@@ -127,6 +130,8 @@ class _Checker:
                 node.info = info
                 self._check_options(node, info)
                 return
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         self._note(
             f"can not find flowunit [type: {node.device or 'any'}, name:{node.unit}], Please check if the 'device' "
             "configured correctly or if the flowunit library exists.",
@@ -156,8 +161,13 @@ class _Checker:
         for key in node.attributes:
             if key in words or len(key) > 64:
                 continue
-            near = difflib.get_close_matches(key, words, n=1, cutoff=0.85)
-            if near:
+            near = self._near.get((info.name, key))
+            if near is None:
+                if len(self._near) >= MAX_LOOKUPS:
+                    return
+                near = difflib.get_close_matches(key, words, n=1, cutoff=0.85)
+                self._near[info.name, key] = near
+            if near and len(self.warnings) < MAX_PROBLEMS:
                 message = f"node {node.name!r}: unit {info.name!r} knows no option {key!r}"
                 hint = f"did you mean {near[0]!r}?"
                 self.warnings.append(self._source.problem(message, node.position, node=node.name, hint=hint))
@@ -190,6 +200,8 @@ class _Checker:
     def _unknown_port(
         self, node: Node, edge: Edge, port: str, what: str, declared: tuple[Port, ...], place: Position | None
     ) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         names = [known.name for known in declared]
         shown = ", ".join(map(repr, names[:20])) or "none"
         if port:
@@ -200,9 +212,9 @@ class _Checker:
             message = f"the edge names no {what} port of node {node.name!r}"
             hint = f"write {node.name}:{names[0]}" if len(names) == 1 else f"its {what} ports are: {shown}"
         wrapped = (BUILD, _PORTS.format(node.unit))
-        if len(self.problems) < MAX_PROBLEMS:
-            problem = self._source.problem(message, place, wrapped_by=wrapped, node=node.name, port=port, hint=hint)
-            self.problems.append(problem)
+        self.problems.append(
+            self._source.problem(message, place, wrapped_by=wrapped, node=node.name, port=port, hint=hint)
+        )
 
     def _note(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_DIRECTORIES = 64
 MAX_ARGUMENTS = 256
 FORMATS = ("toml", "json")
+_SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 PROFILE_DIR = "/tmp/modelbox/perf"
 
 _SECTIONS = ("driver", "graph", "flow", "log", "profile", "args")
@@ -111,6 +113,8 @@ def parse_document(text: str, form: str = "", *, file: str = "", files: bool = T
         raise BadFlow([Problem("the document is nested too deeply", file=file)]) from None
     except ValueError as error:
         raise BadFlow([Problem(f"not valid {form.upper()}: {error}", file=file)]) from None
+    if _SURROGATE.search(text) and not _encodes(tree):
+        raise BadFlow([Problem("half of a surrogate pair (\\ud800 to \\udfff) is no character", file=file)])
     document = build_document(tree, file=file, files=files)
     if document.dot_file or not document.dot.strip():
         return document
@@ -285,6 +289,15 @@ class _Reader:
 def as_text(value: object) -> str:
     """A scalar as ModelBox's configuration keeps it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _encodes(tree: object) -> bool:
+    """Whether all texts of a tree can be written as UTF-8."""
+    try:
+        json.dumps(tree, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: object) -> str:

@@ -123,10 +123,10 @@ class Reporter:
             return
 
     def stats(self, values: dict[str, Any]) -> None:
-        """Replaces the statistics; nothing is written if they are as they were."""
+        """Replaces the statistics; nothing is written if they are as they were but for the time."""
         if self._folder is None:
             return
-        text = _encoder.encode(values)
+        text = _encoder.encode({key: value for key, value in values.items() if key != "seconds"})
         if text == self._stats:
             return
         new = self._folder / (STATS_FILE + ".new")

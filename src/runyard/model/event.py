@@ -23,6 +23,7 @@ EVENT_TYPES = (
     "node.down",
     "project.moved",
     "project.step",
+    "project.advanced",
     "project.readiness",
     "project.metrics",
     "auth.login",

@@ -145,6 +145,7 @@ class Coordinator:
             if self._busy() >= self.project.parallel:
                 raise Conflict(f"{self._present()} is at work: wait for its end, or stop the project")
             self.steps.begin(wanted)
+            self.steps.out.append(Note(type="project.advanced", data={"container": wanted}))
         elif wanted is None:
             raise Conflict(f"nothing waits for a person: {self._present() or 'no step'} is at work")
         else:

@@ -269,5 +269,16 @@ class Remark(_Message, frozen=True):
 
 
 Effect = (
-    Acquire | Release | CallStart | CallStop | CallStatus | SubmitJob | CancelJob | WatchJob | Begun | Finish | Note | Remark
+    Acquire
+    | Release
+    | CallStart
+    | CallStop
+    | CallStatus
+    | SubmitJob
+    | CancelJob
+    | WatchJob
+    | Begun
+    | Finish
+    | Note
+    | Remark
 )

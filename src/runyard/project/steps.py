@@ -122,7 +122,8 @@ class Steps:
             step.begun_at = self.now
             self.put(container, Phase.RUNNING, "waits for a person's confirmation")
             return
-        self.put(container, Phase.WAITING)
+        # Its turn follows from what is kept; an event would only say what the next one says.
+        step.phase, step.reason = Phase.WAITING, None
         self.out.append(Acquire(container=container, run=step.run))
 
     def granted(self, container: str, run: int) -> None:

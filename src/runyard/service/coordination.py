@@ -426,6 +426,8 @@ class Coordination:
 
 
 def _sentence(data: dict[str, Any]) -> str:
+    if "status" not in data:
+        return "a person goes on with it"
     reason = f": {data['reason']}" if data.get("reason") else ""
     return f"{data['status']}{reason}"
 

@@ -21,6 +21,7 @@ from runyard.core.record import JobRecord
 from runyard.model.check import build_spec, refuse
 from runyard.model.errors import Conflict, NotFound, RunyardError, TooLarge
 from runyard.model.job import Explanation, JobDoc, JobSpec
+from runyard.model.project import ProjectDoc, Readiness, StepDoc
 from runyard.model.state import ENDED, State
 from runyard.project import files
 from runyard.project.container import canonical, known
@@ -48,69 +49,6 @@ MAX_PROJECTS = 100_000
 class _Kept(msgspec.Struct):
     project: Project
     owner: str
-
-
-class StepDoc(msgspec.Struct, kw_only=True):
-    """A step, as shown to clients."""
-
-    container: str
-    status: MemberState
-    """In the words of the protocol."""
-    phase: Phase
-    reason: str | None
-    kind: str
-    """`remote`, `local`, or `person` where nobody but a person does it."""
-    url: str | None
-    job: str | None
-    """Of a local step."""
-    after: list[str]
-    optional: bool
-    run: int
-    """How often it was started."""
-    waits_for: str | None
-    reachable: bool | None
-    missed_beats: int
-    started_at: datetime | None
-    ended_at: datetime | None
-
-
-class ProjectDoc(msgspec.Struct, kw_only=True):
-    """A project, as shown to clients."""
-
-    id: str
-    """Of its job."""
-    name: str
-    user_id: str
-    project_id: str
-    """What members call it."""
-    description: str
-    project_type: str
-    target: str
-    owner: str
-    status: MemberState
-    """In the words of the protocol."""
-    phase: Phase
-    reason: str | None
-    state: State
-    """Of its job."""
-    container: str | None
-    """The step that is at work, or came last."""
-    waits_for: list[str]
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    folder: str
-    steps: list[StepDoc]
-
-
-class Readiness(msgspec.Struct, kw_only=True):
-    """What a member said to `status_request` with empty ids."""
-
-    container: str
-    kind: str
-    url: str | None
-    ready: bool
-    said: str
 
 
 class Projects:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
     ClauseElement,
@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -32,6 +32,9 @@ from runyard.model.event import Event
 from runyard.model.ids import RunKey
 from runyard.store import row, tables
 from runyard.store.row import Values
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 
 #: Keys of `meta` that the store itself keeps.
 HORIZON, LAST_JOB, PROBE = "horizon", "last_job", "probe"
@@ -123,6 +126,15 @@ class Batch:
         self.meta[key] = value
 
 
+def _insert_for(dialect: str, table: Table) -> PostgresInsert | sqlite.Insert:
+    if dialect == "postgresql":
+        # Loads every driver's module.
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
 class Statements:
     """The statements of a commit, turned into text once for one kind of database.
 
@@ -168,8 +180,7 @@ class Statements:
     def _insert(self, table: Table, replace: bool = False, keep: str | None = None) -> str:
         """A row is inserted, or with `replace` written over the one that has its key, where NULL leaves `keep`."""
         columns = [column.name for column in table.c]
-        build = postgresql.insert if self._dialect.name == "postgresql" else sqlite.insert
-        statement = build(table).values({name: bindparam(name) for name in columns})
+        statement = _insert_for(self._dialect.name, table).values({name: bindparam(name) for name in columns})
         if replace:
             keys = [column.name for column in table.primary_key]
             changes: dict[str, ColumnElement[Any]] = {

@@ -9,6 +9,7 @@ from runyard.api.native.flows import FLOW_ROUTES
 from runyard.api.native.jobs import JOB_ROUTES
 from runyard.api.native.logs import LOG_ROUTES
 from runyard.api.native.nodes import NODE_ROUTES
+from runyard.api.native.projects import PROJECT_ROUTES
 from runyard.api.native.schedules import SCHEDULE_ROUTES
 
 
@@ -16,5 +17,13 @@ def native_router() -> Router:
     """A new router of the native door."""
     return Router(
         path="/api/v1",
-        route_handlers=[*JOB_ROUTES, *LOG_ROUTES, *EVENT_ROUTES, *NODE_ROUTES, *SCHEDULE_ROUTES, *FLOW_ROUTES],
+        route_handlers=[
+            *JOB_ROUTES,
+            *LOG_ROUTES,
+            *EVENT_ROUTES,
+            *NODE_ROUTES,
+            *SCHEDULE_ROUTES,
+            *FLOW_ROUTES,
+            *PROJECT_ROUTES,
+        ],
     )

@@ -45,10 +45,9 @@ _TOKEN = re.compile(
     | (?P<mark>->|--|[{{}}\[\]=;,:+])
     | (?P<quote>")
     | (?P<number>-?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?))
-    | (?P<line>//[^\n]*)
+    | (?P<line>(?://|\#)[^\n]*)
     | (?P<block>/\*)
     | (?P<html><)
-    | (?P<hash>\#[^\n]*)
     """,
     re.VERBOSE,
 )
@@ -121,9 +120,6 @@ def tokens(source: Text) -> list[Token]:
         elif kind == "html":
             value, offset = _html(source, offset)
             result.append(Token(Kind.HTML, value, start))
-        elif start > 0 and text[start - 1] != "\n":
-            message = "a comment begins with `//`; `#` begins one only as the first character of a line"
-            raise source.error(message, start)
         if offset - start > MAX_ID and kind in ("word", "quote", "number", "html"):
             raise source.error(f"this is longer than {MAX_ID:,} characters", start)
     result.append(Token(Kind.END, "", end))

@@ -18,6 +18,8 @@ MAX_NODES = 20_000
 MAX_EDGES = 100_000
 MAX_ATTRIBUTES = 1_000
 """Attributes of one node, edge or graph, and defaults of one scope."""
+MAX_ENTRIES = 500_000
+"""Attributes of all nodes and edges together, inherited ones counted at each."""
 
 _IDS = (Kind.ID, Kind.QUOTED, Kind.HTML)
 _End = tuple[str, str, str]
@@ -31,12 +33,22 @@ def parse(text: str) -> DotGraph:
 
 @dataclass(slots=True)
 class _Scope:
-    """A graph or subgraph while it is open: the defaults of what is made in it, and the nodes that are named in it."""
+    """A graph or subgraph: the defaults that are set in it, the nodes that are named in it, and its own subgraphs.
 
-    node: dict[str, str]
-    edge: dict[str, str]
-    attributes: dict[str, str]
+    A subgraph is known by its name to the graph around it, and to no other.
+    """
+
+    around: _Scope | None
+    attributes: dict[str, str] = field(default_factory=dict)
+    node: dict[str, str] = field(default_factory=dict)
+    edge: dict[str, str] = field(default_factory=dict)
     members: dict[str, None] = field(default_factory=dict)
+    named: dict[str, _Scope] = field(default_factory=dict)
+
+    def defaults(self, kind: str) -> dict[str, str]:
+        """What a `node` or an `edge` gets that is made here now."""
+        own: dict[str, str] = getattr(self, kind)
+        return {**self.around.defaults(kind), **own} if self.around is not None else dict(own)
 
 
 class _Parser:
@@ -45,8 +57,8 @@ class _Parser:
         self._tokens = tokens(source)
         self._at = 0
         self._scopes: list[_Scope] = []
-        self._named: dict[str, _Scope] = {}
         self._unique: dict[tuple[str, str], DotEdge] = {}
+        self._entries = 0
         self._graph: DotGraph
 
     # Tokens -------------------------------------------------------------------------------------------------------
@@ -89,7 +101,7 @@ class _Parser:
             raise self._fail("`digraph`")
         name = self._id("a name") if self._tokens[self._at].kind in _IDS else ""
         self._graph = DotGraph(name, kind == "digraph", strict, self._source.position(start.offset))
-        scope = _Scope({}, {}, self._graph.attributes)
+        scope = _Scope(None, self._graph.attributes)
         self._body(scope, "digraph", start)
         if self._tokens[self._at].kind is not Kind.END:
             raise self._fail("nothing behind the graph's closing `}`")
@@ -176,13 +188,11 @@ class _Parser:
         if self._keyword("subgraph") and self._tokens[self._at].kind in _IDS:
             name = self._id("a name")
         around = self._scopes[-1]
-        scope = self._named.get(name) if name else None
+        scope = around.named.get(name) if name else None
         if scope is None:
-            scope = _Scope(dict(around.node), dict(around.edge), {})
+            scope = _Scope(around)
             if name:
-                self._named[name] = scope
-        elif any(scope is opened for opened in self._scopes):
-            raise self._source.error(f"subgraph {name!r} can't stand inside itself", start.offset)
+                around.named[name] = scope
         self._body(scope, "subgraph", start)
         around.members.update(scope.members)
         members = list(scope.members)
@@ -202,7 +212,8 @@ class _Parser:
         if name not in self._graph.nodes:
             if len(self._graph.nodes) >= MAX_NODES:
                 raise self._source.error(f"the graph has more than {MAX_NODES:,} nodes", token.offset)
-            self._graph.nodes[name] = DotNode(name, self._source.position(token.offset), dict(scope.node))
+            self._graph.nodes[name] = DotNode(name, self._source.position(token.offset), scope.defaults("node"))
+            self._count(self._graph.nodes[name].attributes, token)
         scope.members[name] = None
         return name, port, compass
 
@@ -213,19 +224,30 @@ class _Parser:
         if len(graph.edges) + len(tails) * len(heads) > MAX_EDGES:
             raise self._source.error(f"the graph has more than {MAX_EDGES:,} edges", token.offset)
         position, head_position = self._source.position(token.offset), self._source.position(other.offset)
-        defaults = self._scopes[-1].edge
+        defaults = self._scopes[-1].defaults("edge")
         for tail, tail_port, tail_compass in tails:
             for head, head_port, head_compass in heads:
                 pair = (tail, head) if graph.directed or tail <= head else (head, tail)
                 known = self._unique.get(pair) if graph.strict else None
                 if known is not None:
+                    self._again(known, (tail, tail_port, tail_compass), (head, head_port, head_compass))
                     self._set(known.attributes, attributes, token)
                     continue
                 ports = (tail_port, head_port, tail_compass, head_compass)
                 edge = DotEdge(tail, head, *ports, position, head_position, dict(defaults))
+                self._count(defaults, token)
                 self._set(edge.attributes, attributes, token)
                 graph.edges.append(edge)
                 self._unique[pair] = edge
+
+    def _again(self, edge: DotEdge, tail: _End, head: _End) -> None:
+        """An edge of a strict graph is written once more: ports that are named now replace those before."""
+        if edge.tail != tail[0]:
+            tail, head = head, tail
+        if tail[1]:
+            _, edge.tail_port, edge.tail_compass = tail
+        if head[1]:
+            _, edge.head_port, edge.head_compass = head
 
     def _attributes(self) -> dict[str, str]:
         """All the attribute lists that stand here."""
@@ -242,8 +264,14 @@ class _Parser:
 
     def _set(self, target: dict[str, str], attributes: dict[str, str], token: Token) -> None:
         target.update(attributes)
+        self._count(attributes, token)
         if len(target) > MAX_ATTRIBUTES:
             raise self._source.error(f"more than {MAX_ATTRIBUTES:,} attributes for one thing", token.offset)
+
+    def _count(self, attributes: dict[str, str], token: Token) -> None:
+        self._entries += len(attributes)
+        if self._entries > MAX_ENTRIES:
+            raise self._source.error(f"the graph has more than {MAX_ENTRIES:,} attributes", token.offset)
 
     def _id(self, expected: str) -> str:
         token = self._next()

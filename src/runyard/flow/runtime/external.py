@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from runyard.flow.buffer import Buffer, BufferList, as_buffer
+from runyard.flow.buffer import Buffer, BufferList, DataMeta, as_buffer
 from runyard.flow.configuration import Configuration
 from runyard.flow.runtime.lane import Lane
 from runyard.flow.runtime.port_node import InputNode
@@ -78,6 +78,58 @@ class SourceData:
             self._scheduler.abandon(self._lane)
 
 
+class Collector:
+    """What one session brings to the output nodes, until it is received."""
+
+    def __init__(self, outputs: tuple[str, ...]) -> None:
+        self._results: dict[str, deque[Buffer]] = {name: deque() for name in outputs}
+        self._arrived = threading.Condition()
+        self.over = False
+        self.watchers: list[Callable[[], object]] = []
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self._results)
+
+    def deliver(self, name: str, buffer: Buffer) -> None:
+        """From the output nodes, with the machine's lock held."""
+        with self._arrived:
+            self._results[name].append(buffer)
+            self._arrived.notify_all()
+        for watcher in self.watchers:
+            watcher()
+
+    def ended(self) -> None:
+        with self._arrived:
+            self.over = True
+            self._arrived.notify_all()
+        for watcher in self.watchers:
+            watcher()
+
+    def recv(self, name: str, timeout: float | None = None) -> Buffer | None:
+        """The next result of an output. None when there will be none, or none came within `timeout` seconds.
+
+        Raises KeyError for an unknown output.
+        """
+        results = self._results[name]
+        with self._arrived:
+            self._arrived.wait_for(lambda: results or self.over, timeout)
+            return results.popleft() if results else None
+
+    def recv_all(self, timeout: float | None = None) -> dict[str, list[Buffer]]:
+        """What is there for all outputs, as soon as there is anything. Empty: as for `recv`."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: any(self._results.values()) or self.over, timeout)
+            found = {name: list(results) for name, results in self._results.items() if results}
+            for results in self._results.values():
+                results.clear()
+            return found
+
+    def waiting(self) -> bool:
+        """Whether results are there to be received."""
+        return any(self._results.values())
+
+
 class Exchange:
     """One session at the graph's inputs, with what comes out at its outputs. Safe for several threads.
 
@@ -88,25 +140,19 @@ class Exchange:
         self._scheduler = scheduler
         self._node = node
         self._closed = False
-        self._results: dict[str, deque[Buffer]] = {name: deque() for name in outputs}
-        self._arrived = threading.Condition()
+        self.results = Collector(outputs)
         self.context = SessionContext()
-        self.over = False
         self.aborted = False
         self._lane: Lane | None = None
         if node is not None:
             with scheduler.lock:
                 if scheduler.stopping:
-                    self.over = True
-                self._lane = scheduler.machine.begin(node, self.context, self)
+                    self.results.over = True
+                self._lane = scheduler.machine.begin(node, self.context, self.results)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return self._node.plan.outputs if self._node is not None else ()
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(self._results)
 
     def send(self, name: str, buffers: Iterable[Any], timeout: float | None = None) -> Status:
         """Data for one input. Waits for room at most `timeout` seconds, then STATUS_TIMEDOUT.
@@ -138,6 +184,15 @@ class Exchange:
             scheduler.changed()
         return Status()
 
+    def set_meta(self, name: str, meta: DataMeta) -> Status:
+        """The meta of the stream that enters at an input."""
+        if self._lane is None or name not in self.inputs:
+            return Status(StatusCode.STATUS_INVALID, f"there is no input {name!r}")
+        session = self._lane.session
+        with self._scheduler.lock:
+            session.metas = {**(session.metas or {}), (self._lane.node.index, self.inputs.index(name)): meta}
+        return Status()
+
     def close(self) -> None:
         """No more data will be sent."""
         self._end(drop=False)
@@ -149,7 +204,7 @@ class Exchange:
 
     def _end(self, drop: bool) -> None:
         if self._lane is None:
-            self.ended()
+            self.results.ended()
             return
         with self._scheduler.lock:
             if drop:
@@ -158,42 +213,6 @@ class Exchange:
                 self._node.close(self._lane)  # type: ignore[union-attr]
             self._closed = True
             self._scheduler.changed()
-
-    # -- results ---------------------------------------------------------------------------------------------------
-
-    def deliver(self, name: str, buffer: Buffer) -> None:
-        """From the output nodes, with the machine's lock held."""
-        with self._arrived:
-            self._results[name].append(buffer)
-            self._arrived.notify_all()
-
-    def ended(self) -> None:
-        with self._arrived:
-            self.over = True
-            self._arrived.notify_all()
-
-    def recv(self, name: str, timeout: float | None = None) -> Buffer | None:
-        """The next result of an output. None when there will be none, or none came within `timeout` seconds.
-
-        Raises KeyError for an unknown output.
-        """
-        results = self._results[name]
-        with self._arrived:
-            self._arrived.wait_for(lambda: results or self.over, timeout)
-            return results.popleft() if results else None
-
-    def recv_all(self, timeout: float | None = None) -> dict[str, list[Buffer]]:
-        """What is there for all outputs, as soon as there is anything. Empty: as for `recv`."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: any(self._results.values()) or self.over, timeout)
-            found = {name: list(results) for name, results in self._results.items() if results}
-            for results in self._results.values():
-                results.clear()
-            return found
-
-    def waiting(self) -> bool:
-        """Whether results are there to be received."""
-        return any(self._results.values())
 
     def __del__(self) -> None:
         if self._lane is not None and not self._closed:

@@ -1,0 +1,109 @@
+"""The rules of streams: random graphs in random order give what a plain interpreter gives."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.flow_rig import Builder, Simulator, Step, expected, text_of
+
+PRESERVING = ("map", "fail", "catch", "stream", "late")
+
+
+def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[int]) -> tuple[Step, ...]:
+    """`free`: counts may change here. Inside a loop there are no stream units (spec 4.6, check 17)."""
+    result: list[Step] = []
+    for _ in range(draw(st.integers(0 if depth < 2 else 1, 3))):
+        kinds = ["map", "fail", "catch"]
+        if not in_loop:
+            kinds += ["stream", "late"] + (["filter"] if free else [])
+        if depth:
+            kinds += ["fork", "cond", "expand"] + ([] if in_loop else ["loop", "sexpand"])
+        kind = draw(st.sampled_from(kinds))
+        names[0] += 1
+        name = f"{kind[0]}{names[0]}"
+        inner: tuple[tuple[Step, ...], ...] = ()
+        if kind in ("fork", "cond"):
+            inner = (
+                steps(draw, depth - 1, False, in_loop, names),
+                steps(draw, depth - 1, False, in_loop, names),
+            )
+        elif kind in ("expand", "sexpand"):
+            inner = (steps(draw, depth - 1, not in_loop, in_loop, names),)
+        elif kind == "loop":
+            inner = (steps(draw, depth - 1, False, True, names),)
+        result.append(Step(kind, name, inner))
+    return tuple(result)
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> tuple[Step, ...]:
+    return steps(draw, draw(st.integers(1, 3)), True, False, [0])
+
+
+def check(flow: tuple[Step, ...], sessions: list[list[str]], seed: int) -> Simulator:
+    dice = random.Random(seed)
+    machine = Builder(dice).build(flow)
+    simulator = Simulator(machine, dice)
+    results = [simulator.session(values) for values in sessions]
+    simulator.run()
+    for values, result in zip(sessions, results, strict=True):
+        assert result.values == text_of(expected(flow, list(values)))
+        assert result.over
+    assert not machine.sessions
+    assert [edge.depth for edge in machine.edges] == [0] * len(machine.edges)
+    assert not any(node.ready or node.full_outs for node in machine.nodes)
+    return simulator
+
+
+@settings(max_examples=250, deadline=None)
+@given(flows(), st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=12), min_size=1, max_size=3), st.integers(0, 2**32))
+def test_any_order_of_work_gives_the_same_streams(flow: tuple[Step, ...], sessions: list[list[str]], seed: int) -> None:
+    check(flow, sessions, seed)
+
+
+def s(kind: str, name: str, *inner: tuple[Step, ...]) -> Step:
+    return Step(kind, name, inner)
+
+
+FLOWS: dict[str, tuple[Step, ...]] = {
+    "empty": (),
+    "chain": (s("map", "a"), s("stream", "b"), s("map", "c")),
+    "filter then map": (s("filter", "f"), s("map", "m")),
+    "fork and join": (s("fork", "f", (s("map", "x"),), (s("stream", "y"),)),),
+    "fork with one branch that holds back": (s("fork", "f", (s("late", "l"),), (s("map", "y"),)),),
+    "condition": (s("cond", "c", (s("map", "x"),), (s("stream", "y"),)), s("map", "z")),
+    "condition in condition": (s("cond", "c", (s("cond", "d", (s("map", "x"),), ()),), (s("map", "y"),)), s("map", "z")),
+    "condition whose merge is a condition": (s("cond", "c", (), ()), s("cond", "d", (s("map", "x"),), ()), s("map", "z")),
+    "expand and collapse": (s("expand", "e", (s("map", "x"), s("stream", "n"))),),
+    "expand in expand": (s("expand", "e", (s("expand", "g", (s("stream", "x"),)), s("map", "m"))),),
+    "expand by events": (s("sexpand", "e", (s("filter", "x"),)), s("stream", "n")),
+    "expand beside": (s("fork", "f", (s("expand", "e", (s("map", "x"),)),), ()),),
+    "condition in expand": (s("expand", "e", (s("cond", "c", (s("map", "x"),), (s("stream", "y"),)),)),),
+    "expand in a branch": (s("cond", "c", (s("expand", "e", (s("stream", "x"),)),), ()), s("map", "z")),
+    "errors pass by": (s("fail", "f"), s("expand", "e", (s("map", "x"),)), s("stream", "n")),
+    "errors are caught": (s("fail", "f"), s("map", "m"), s("catch", "k")),
+    "outer errors are not seen inside": (s("fail", "f"), s("expand", "e", (s("catch", "k"),)), s("catch", "o")),
+    "inner errors are seen outside": (s("expand", "e", (s("fail", "f"), s("fail", "g"))), s("catch", "o")),
+    "errors in a branch": (s("fail", "a"), s("cond", "c", (s("fail", "f"), s("catch", "k")), ()), s("catch", "o")),
+    "loop": (s("loop", "l", (s("map", "x"),)), s("stream", "n")),
+    "loop with an empty body": (s("loop", "l", ()),),
+    "loop with brackets": (s("loop", "l", (s("cond", "c", (s("map", "x"),), ()), s("map", "m"), s("fail", "f"))),),
+    "loop in expand": (s("expand", "e", (s("loop", "l", (s("map", "x"),)),)),),
+    "loop over an expand": (s("loop", "l", (s("expand", "e", (s("map", "x"),)),)),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_each_structure(name: str) -> None:
+    for seed in range(8):
+        values = [chr(97 + at % 26) + str(at) for at in range(seed * 7)]
+        check(FLOWS[name], [values, [], values[:3]], seed)
+
+
+def test_a_queue_grows_where_the_graph_would_stand_still() -> None:
+    flow = FLOWS["fork with one branch that holds back"]
+    grown = sum(check(flow, [[str(at) for at in range(100)]], seed).grown for seed in range(3))
+    assert grown > 0
