@@ -1,7 +1,7 @@
 """The echo flow over HTTP, beside the barest handler on uvicorn: the same HTTP parser and loop without a flow.
 
-    python -m bench.echo            prints the figures
-    python -m bench.echo --bare     serves the bare handler, and prints its port
+python -m bench.echo            prints the figures
+python -m bench.echo --bare     serves the bare handler, and prints its port
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def measure() -> list[Figure]:
     return [
         Figure(name="echo flow: requests at 16 connections", unit="1/s", measured=max(rates), least=4000),
         Figure(
-            name="echo flow: beside a bare handler", unit="1/s", measured=max(rates), reference=max(bare_rates), least=0.5
+            name="echo flow: beside a bare handler",
+            unit="1/s",
+            measured=max(rates),
+            reference=max(bare_rates),
+            least=0.5,
         ),
         Figure(name="echo flow: own CPU", unit="ms", measured=min(costs), most=0.4),
         Figure(name="echo flow: p99 over p50 at 64 connections", unit="x", measured=min(tails), most=5),

@@ -1,6 +1,6 @@
 """A tiny HTTP client that costs next to nothing: one request again and again over kept connections.
 
-    python -m bench.load PORT METHOD PATH [--body TEXT] [--clients N] [--count N]
+    python -m bench.load PORT METHOD PATH [--body TEXT] [--header TEXT] [--clients N] [--count N]
 
 It runs in a process of its own, so that it takes no time from the one that measures, and prints one JSON object.
 """
@@ -81,9 +81,10 @@ class Run:
         self.done = asyncio.Event()
 
 
-async def main(port: int, method: str, path: str, body: str, clients: int, count: int) -> Load:
+async def main(port: int, method: str, path: str, body: str, header: str, clients: int, count: int) -> Load:
     content = body.encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(content)}\r\n"
+    head += f"{header}\r\n" if header else ""
     run = Run(f"{head}Content-Type: application/json\r\n\r\n".encode() + content, count, clients)
     loop = asyncio.get_running_loop()
     begin = time.perf_counter()
@@ -103,9 +104,11 @@ async def main(port: int, method: str, path: str, body: str, clients: int, count
     )
 
 
-def load(port: int, method: str, path: str, body: str = "", *, clients: int, count: int, status: int) -> Load:
+def load(
+    port: int, method: str, path: str, body: str = "", *, header: str = "", clients: int, count: int, status: int
+) -> Load:
     """Does it in a process of its own. Raises RuntimeError if an answer has another status than `status`."""
-    options = ["--body", body, "--clients", str(clients), "--count", str(count)]
+    options = ["--body", body, "--header", header, "--clients", str(clients), "--count", str(count)]
     command = [sys.executable, "-m", "bench.load", str(port), method, path, *options]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found = msgspec.json.decode(answer.stdout, type=Load)
@@ -120,6 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("method")
     parser.add_argument("path")
     parser.add_argument("--body", default="")
+    parser.add_argument("--header", default="")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--count", type=int, default=4000)
     print(json.dumps(msgspec.to_builtins(uvloop.run(main(**vars(parser.parse_args()))))))

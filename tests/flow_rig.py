@@ -19,7 +19,8 @@ from runyard.flow.runtime.machine import Machine
 from runyard.flow.runtime.plan import EdgePlan, Kind, NodePlan, Plan
 from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
 
-ROUNDS = 3
+LONGEST = 60
+"""Length of a value that no loop sends round again."""
 Path = tuple[str, ...]
 
 
@@ -69,7 +70,7 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
         right = expected(step.inner[1], values, path)
         for a, b in zip(left, right, strict=True):
             bad = next((each for each in (a, b) if isinstance(each, Err)), None)
-            result.append(bad or (GAP if a is GAP else f"({a}&{b})"))
+            result.append(bad or (GAP if GAP in (a, b) else f"({a}&{b})"))
         return result
     if step.kind == "cond":
         sides: list[list[Any]] = []
@@ -79,10 +80,8 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
         return [b if a is GAP else a for a, b in zip(*sides, strict=True)]
     if step.kind == "loop":
         for v in values:
-            rounds = 0
-            while isinstance(v, str) and rounds < number_of_rounds(v, name):
+            while isinstance(v, str) and goes_round(v, name):
                 (v,) = expected(step.inner[0], [v + "~" + name], path)
-                rounds += 1
             result.append(v)
         return result
     for v in values:
@@ -110,11 +109,14 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
             result.append(bad or (f"[{','.join(good)}]" if good else GAP))
         else:
             raise AssertionError(step.kind)
+    if step.kind == "late":
+        # Errors and gaps do not wait with the data.
+        result.sort(key=lambda each: isinstance(each, str))
     return result
 
 
-def number_of_rounds(value: str, name: str) -> int:
-    return number(value.split("~" + name)[0], name) % (ROUNDS + 1)
+def goes_round(value: str, name: str) -> bool:
+    return number(value, name) % 3 > 0 and len(value) < LONGEST
 
 
 class Unit(FlowUnit):
@@ -182,9 +184,11 @@ class Builder:
                 result += self.steps(step.inner[side] or (Step("nop", f"{name}n{side}"),), [(cond, side)])
             return result
         if kind == "loop":
+            ends = self.step(Step("nop", name + "a"), ends)  # a loop has one edge in, and one back
             loop = self.node(name, Kind.LOOP, ("in",), ("again", "done"), _again(name))
             self.link(ends, loop, 0)
             body = self.steps(step.inner[0], [(loop, 0)])
+            body = self.step(Step("nop", name + "b"), body) if len(body) > 1 else body
             self.link(body, loop, 0)
             return [(loop, 1)]
         if kind in ("expand", "sexpand"):
@@ -242,8 +246,7 @@ def _route(name: str) -> Any:
 def _again(name: str) -> Any:
     def act(context: DataContext, columns: list[list[Buffer]]) -> None:
         (buffer,) = columns[0]
-        rounds = buffer.data.count("~" + name)
-        if rounds < number_of_rounds(buffer.data, name):
+        if goes_round(buffer.data, name):
             context.output("again").append(Buffer(buffer.data + "~" + name))
         else:
             context.output("done").append(buffer)

@@ -409,13 +409,13 @@ def test_a_second_server_is_kept_out(where: Path | str) -> None:
 def test_the_schema_after_all_migrations_is_that_of_the_tables(store: Store, new: bool) -> None:
     """And that of a new store, which takes no step of them."""
     with store._readers.connect() as connection:
-        rows = set(connection.execute(select(tables.meta)).tuples())
+        rows = {(key, value) for key, value in connection.execute(select(tables.meta))}
     if not new:
         with store._writer.begin() as connection:
             tables.metadata.drop_all(connection)
             connection.execute(text("DROP TABLE alembic_version"))
             migrations.migrate(connection, None)
-            seeds = set(connection.execute(select(tables.meta)).tuples())
+            seeds = {(key, value) for key, value in connection.execute(select(tables.meta))}
             assert seeds == {("accounts", "0")} and seeds <= rows
     with store._readers.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

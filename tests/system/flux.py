@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 
+from runyard.auth.accounts import Accounts
+from runyard.store.accounts import AccountStore
 from tests.system.native import ended
+from tests.system.server import Server
 
 Json = dict[str, Any]
 
@@ -48,3 +52,13 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, Json]]:
             id = value
         elif name == "data":
             yield id, json.loads(value)
+
+
+@contextmanager
+def accounts_of(server: Server) -> Iterator[Accounts]:
+    """The accounts of a running server, as `runyard user` has them."""
+    store = AccountStore.open(server.data, server.data)
+    try:
+        yield Accounts(store, "tests")
+    finally:
+        store.close()

@@ -45,9 +45,7 @@ def main() -> None:
     found["search"] = client.search("printenv", start=0, length=10)
     found["unknown"] = client.jobs(7)
     found["bad"] = client.submit("true", num_nodes=999)
-    stream = client.session.get(
-        f"{client.host}/v1/jobs/{job}/output/stream", headers=client.headers
-    )
+    stream = client.session.get(f"{client.host}/v1/jobs/{job}/output/stream", headers=client.headers)
     found["stream"] = stream.text
     if "stop" in sys.argv:
         found["stop"] = client.stop_service()

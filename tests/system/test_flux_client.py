@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / ".flux-client" / "bin"
 SESSION = Path(__file__).with_name("flux_session.py")
 SETTINGS = "host: http://127.0.0.1:5000\nconfig_editor: vim\nworkdir: null\nflux_user: null\nflux_token: null\n"
-ACCESS = {"FLUX_USER": "fluxuser", "FLUX_TOKEN": "a long enough token", "FLUX_SECRET_KEY": "a shared secret of enough length"}
+ACCESS = {
+    "FLUX_USER": "fluxuser",
+    "FLUX_TOKEN": "a long enough token",
+    "FLUX_SECRET_KEY": "a shared secret of enough length",
+}
 
 pytestmark = pytest.mark.skipif(
     not (CLIENT / "flux-restful-cli").exists(), reason="the released client is not installed: make flux-client"

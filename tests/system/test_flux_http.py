@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import pytest
 
 from tests.system.flux import Json, done, events, show, submit, text_of
 from tests.system.native import ended, state_of
-from tests.system.server import ask_until
+from tests.system.server import Server, ask_until, clean_env
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "flux"
 FLUX_ORDER = ["submit", "depend", "priority", "alloc", "start", "finish", "release", "free", "clean"]
 
 
@@ -29,7 +33,7 @@ def test_a_job_from_submission_to_its_output_on_both_paths(http: httpx2.Client) 
     assert (record["name"], record["ntasks"], record["ncores"], record["duration"]) == ("sh", 1, 1, 60.0)
     assert record["t_submit"] <= record["t_run"] <= record["t_cleanup"] <= record["t_inactive"]
     number = job["id"]
-    groups = "{:016x}".format(number)
+    groups = f"{number:016x}"
     dotted = ".".join(groups[at : at + 4] for at in range(0, 16, 4))
     for ref in (str(number), job["f58"], "f" + job["f58"][1:], hex(number), dotted):
         for prefix in ("/v1", ""):
@@ -51,6 +55,10 @@ def test_a_job_from_submission_to_its_output_on_both_paths(http: httpx2.Client) 
         {"params": {"command": "printenv GREETING"}, "json": {"envars": {"GREETING": "hi"}}},
         {"json": {"command": "printenv GREETING", "envars": {"GREETING": "hi"}, "num_nodes": None}},
         {"data": {"command": "printenv GREETING", "envars": '{"GREETING": "hi"}'}},
+        {
+            "content": b'{"command": "printenv GREETING", "envars": {"GREETING": "hi"}}',
+            "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+        },
     ],
 )
 def test_the_shapes_of_all_clients_run_the_same_job(http: httpx2.Client, request_of: Any) -> None:
@@ -88,6 +96,17 @@ def test_how_jobs_fail(http: httpx2.Client, tmp_path: Path) -> None:
     assert lines[-1] == "/tmp\n" and "No such file or directory" in lines[0]
     assert found["folder"]["workdir"] == str(tmp_path / "gone") and found["folder"]["command"] == ["pwd"]
     assert "runs in /tmp" in found["folder"]["annotations"]["user"]["warning"]
+
+
+def test_each_task_of_a_job_is_a_process_that_knows_its_place(http: httpx2.Client) -> None:
+    command = 'sh -c "echo $FLUX_TASK_RANK $FLUX_TASK_LOCAL_ID $FLUX_JOB_SIZE $FLUX_JOB_NNODES $FLUX_JOB_ID $A"'
+    cores = http.get("/v1/nodes", params={"details": "true"}).json()[0]["cores"]
+    for tasks in {1, min(2, cores)}:
+        job = submit(http, command, num_tasks=tasks, envars='{"A": "b"}')
+        record = done(http, job)
+        assert (record["result"], record["ntasks"], record["ncores"]) == ("COMPLETED", tasks, tasks)
+        expected = {f"{rank} {rank} {tasks} 1 {record['f58']} b\n" for rank in range(tasks)}
+        assert set(http.get(f"/v1/jobs/{job}/output").json()["Output"]) == expected
 
 
 def test_options_are_kept_and_a_repeated_request_is_not_a_second_job(http: httpx2.Client) -> None:
@@ -313,9 +332,7 @@ UNKNOWN = {"detail": "Job not found", "Message": "There is no job with id 7."}
         ("GET", "/v1/jobs/1/output?offset=-1", 404, None),
     ],
 )  # fmt: skip
-def test_a_bad_request_is_told_why(
-    http: httpx2.Client, method: str, path: str, status: int, body: Json | None
-) -> None:
+def test_a_bad_request_is_told_why(http: httpx2.Client, method: str, path: str, status: int, body: Json | None) -> None:
     answer = http.request(method, path)
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/json"
@@ -365,7 +382,7 @@ def test_a_launcher_must_be_known_and_must_start(http: httpx2.Client) -> None:
 
 def test_a_known_launcher_is_a_job_and_can_submit_others(http: httpx2.Client, tmp_path: Path) -> None:
     launcher = tmp_path / "snakemake"
-    launcher.write_text("#!/bin/sh\ncurl -sS -X POST \"$FLUX_RESTFUL_HOST/v1/jobs/submit?command=echo+child\"\n")
+    launcher.write_text('#!/bin/sh\ncurl -sS -X POST "$FLUX_RESTFUL_HOST/v1/jobs/submit?command=echo+child"\n')
     launcher.chmod(0o755)
     answer = http.post("/v1/jobs/submit", params={"command": f"{launcher} --cores 2", "is_launcher": "true"}).json()
     assert (answer["Message"], answer["id"]) == ("Job submit, see jobs table for spawned jobs.", "MANY")
@@ -373,6 +390,36 @@ def test_a_known_launcher_is_a_job_and_can_submit_others(http: httpx2.Client, tm
     assert (record["kind"], record["result"], record["ncores"]) == ("launcher", "COMPLETED", 0)
     child = json.loads(text_of(http, answer["launcher_id"]))["id"]
     assert done(http, child)["result"] == "COMPLETED" and text_of(http, child) == "child\n"
+
+
+# The examples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("submit_job.py", [], r"Job submit\. \d+\nhello from a job\nCOMPLETED\n"),
+        ("submit_job_auth.py", ["user", "token"], r"\S+\n\S+: COMPLETED\n"),
+        ("submit_jobs_and_list.py", [], r"ƒ\w+ sleep 1 COMPLETED .*\nƒ\w+ whoami 1 .*\nƒ\w+ printenv 2 COMPLETED .*\n"),
+        ("cancel_job.py", [], r"Job is requested to cancel\.\nCANCELED\n"),
+        ("list_nodes.py", [], r"\S+\n"),
+    ],
+)
+def test_the_examples_do_what_they_say(server: Server, script: str, arguments: list[str], expected: str) -> None:
+    done = run_example(server, script, *arguments)
+    assert done.returncode == 0 and re.fullmatch(expected, done.stdout), done.stdout + done.stderr
+
+
+def test_the_example_that_stops_the_service(serve: Callable[..., Server]) -> None:
+    server = serve()
+    done = run_example(server, "stop_service.py")
+    assert (done.stdout, server.wait()) == ("Service stop requested.\n", 0), done.stderr
+
+
+def run_example(server: Server, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    env = clean_env(FLUX_RESTFUL_HOST=server.url, PYTHONDONTWRITEBYTECODE="1")
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
 
 # Pages at the same paths --------------------------------------------------------------------------------------------

@@ -225,6 +225,25 @@ def test_a_process_that_is_killed_and_a_job_that_is_cancelled_elsewhere(door: Do
     assert door.delete("victim") == 204
 
 
+def test_flows_are_forked_from_a_process_that_is_warm(door: Door, client: Client) -> None:
+    def is_warm(number: int) -> bool:
+        door.create(f"warm{number}", graph())
+        (job,) = client.jobs(name=f"warm{number}")
+        pid = job.runs[0].pid
+        assert pid is not None
+        # However it was made, the agent knows it by its mark.
+        marks = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert f"RUNYARD_RUN={job.id}.0.1".encode() in marks
+        warm = b"--warm" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        client.signal(job.id, "SIGTERM")
+        assert door.until(f"warm{number}", "SUCCEEDED")["job_error_msg"] == ""
+        assert door.delete(f"warm{number}") == 204
+        return warm
+
+    numbers = iter(range(1000))
+    wait_until(lambda: is_warm(next(numbers)), 60, "a warm start")
+
+
 # The native API -----------------------------------------------------------------------------------------------------
 
 

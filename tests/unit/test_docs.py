@@ -17,6 +17,9 @@ import pytest
 from runyard.cli.app import cli
 from runyard.client.jobfile import parse_jobs, read_jobs
 from runyard.config import KEYS, parse
+from runyard.flow.document import build_document
+from runyard.flow.dot import parse as parse_dot
+from runyard.flow.unit_file import parse_unit
 from runyard.model import errors, job
 from runyard.model.check import build_spec
 from runyard.model.event import EVENT_TYPES
@@ -232,12 +235,22 @@ def test_json_snippets_are_valid_and_jobs_among_them_would_be_taken(page: Path, 
 
 
 @pytest.mark.parametrize(("page", "text"), list(_snippets("toml")), ids=_name)
-def test_toml_snippets_are_jobs_that_would_be_taken_or_a_valid_configuration(page: Path, text: str) -> None:
-    if "jobs" in tomllib.loads(text):
+def test_toml_snippets_are_what_they_seem_to_be_and_would_be_taken(page: Path, text: str) -> None:
+    tree = tomllib.loads(text)
+    if "base" in tree:
+        assert parse_unit(text.encode(), page)[1] == []
+    elif "graph" in tree:
+        parse_dot(build_document(tree, file=str(page)).dot)
+    elif "jobs" in tree:
         for entry in parse_jobs(text, "toml", _name(page), page.parent):
             build_spec(entry)
     else:
         parse(text, path=_name(page))
+
+
+@pytest.mark.parametrize(("page", "text"), list(_snippets("dot")), ids=_name)
+def test_dot_snippets_are_graphs(page: Path, text: str) -> None:
+    assert parse_dot(text).nodes
 
 
 @pytest.mark.parametrize(("page", "text"), list(_snippets("python")), ids=_name)

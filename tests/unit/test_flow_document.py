@@ -69,7 +69,7 @@ def test_a_document_has_all_its_sections() -> None:
 def test_json_comes_to_the_same(form: str) -> None:
     tree = {"driver": {"dir": "/usr/local/lib/"}, "graph": GRAPH, "flow": None}
     document = parse_document(json.dumps(tree), form)
-    assert (document.dot, document.directories) == (DOT, ("/usr/local/lib/",))
+    assert (document.dot, document.directories) == (DOT, ("/usr/local/lib",))
 
 
 def test_the_least_document_is_taken() -> None:

@@ -131,9 +131,7 @@ def test_how_jobs_end(job: JobRecord, waitstatus: Any, returncode: int, result: 
 
 def test_the_notes_of_exceptions_are_those_of_flux() -> None:
     missing = record(State.FAILED, "x", run(State.FAILED, reason="there is no program '/bin/prog'"))
-    assert shown(missing)["exception_note"] == (
-        "task 0 (host vm): start failed: /bin/prog: No such file or directory"
-    )
+    assert shown(missing)["exception_note"] == ("task 0 (host vm): start failed: /bin/prog: No such file or directory")
     impossible = shown(record(State.FAILED, "can never run here: needs 9 cores"))
     assert impossible["exception_note"] == "unsatisfiable request" and "9 cores" in impossible["reason"]
     assert shown(record(State.TIMED_OUT))["exception_note"] == "resource allocation expired"
@@ -245,4 +243,4 @@ def test_a_cursor_goes_on_within_an_event() -> None:
     assert [cursor.passed(17, place) for place in range(3)] == [True, True, False] and not cursor.passed(18, 0)
     whole = read_cursor("17")
     assert whole is not None and whole.after == 17
-    assert [read_cursor(text) for text in ("", "x", "-1", "1.", "1.22", "9" * 30, "١")] == [None] * 7
+    assert [read_cursor(text) for text in ("", "x", "-1", "1.", "1.22", "9" * 30, "\u0661")] == [None] * 7

@@ -159,4 +159,6 @@ def test_a_literal_is_never_evaluated_and_costs_little() -> None:
 def test_options_of_the_server_give_way() -> None:
     usual = read_flags("-ompi=openmpi@5 -okey=value,plain=1 nonsense")
     assert usual == {"mpi": "openmpi@5", "key": "value", "plain": "1"}
-    assert read({"command": "x", "option_flags": "key=mine"}, option_flags=usual).option_flags == usual | {"key": "mine"}
+    assert read({"command": "x", "option_flags": "key=mine"}, option_flags=usual).option_flags == usual | {
+        "key": "mine"
+    }

@@ -163,6 +163,7 @@ def record(state: State, intent: Intent | None = None) -> JobRecord:
     [
         (State.PENDING, None, None, "PENDING"),
         (State.STARTING, None, None, "CREATEING"),
+        (State.STARTING, None, FlowState.RUNNING, "RUNNING"),
         (State.RUNNING, None, None, "CREATEING"),
         (State.RUNNING, None, FlowState.CREATING, "CREATEING"),
         (State.RUNNING, None, FlowState.RUNNING, "RUNNING"),

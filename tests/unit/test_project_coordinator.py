@@ -247,7 +247,7 @@ def test_a_service_that_stays_up_is_a_success_and_goes_on() -> None:
     rig.begin(2)
     (submit,) = (effect for effect in rig.take() if isinstance(effect, SubmitJob))
     # The one of before has to go first.
-    assert submit.previous is None or submit.previous == 7
+    assert submit.previous == 7
 
 
 def test_stopping_a_local_step_before_its_job_is_there() -> None:

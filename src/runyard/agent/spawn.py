@@ -31,6 +31,7 @@ from runyard.agent.child import (
     join,
 )
 from runyard.agent.reasons import CannotStart
+from runyard.agent.warm import Warm
 from runyard.model.secrets import is_secret
 from runyard.model.wire import Launch, Tasks
 
@@ -65,6 +66,7 @@ class Spawner:
         self._programs: dict[tuple[str, str], str] = {}
         self._programs_at = 0.0
         self._folders: set[str] = set()
+        self._warm = Warm(self.base)
         self._cwd = ""
         self._cores = os.sched_getaffinity(0)
         self._umask = os.umask(0o077)
@@ -120,9 +122,17 @@ class Spawner:
                     return self._fork(launch, env, account, group), -1
                 finally:
                     self.prepare()
+            if launch.warm and (pid := self._spawn_warm(launch, env)) is not None:
+                return pid, -1
             return self._spawn(launch, env), -1
         except ValueError:
             raise CannotStart(reasons.bad_text(argv, env, launch.cwd, (launch.stdout, launch.stderr))) from None
+
+    def _spawn_warm(self, launch: Launch, env: dict[str, str]) -> int | None:
+        try:
+            return self._warm.fork(launch, env, self._umask)
+        except FileExistsError:
+            raise AlreadyStarted from None
 
     def _guise(self, launch: Launch, env: Mapping[str, str], account: Account | None) -> Guise:
         umask = self._umask if launch.umask is None else launch.umask

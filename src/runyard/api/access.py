@@ -1,10 +1,10 @@
 """Who made a request, for handlers; and what a specification may ask for. `runyard.auth.caller` has the rules.
 
-While accounts are on, `prove` runs before each handler of every front door. What it finds out lies in the ASGI scope;
-what it refuses goes to the exception handlers of the door. Two options of a route change that:
+While accounts are on, `Credentials` stands before each handler of every front door. What it finds out lies in the ASGI
+scope; what it refuses goes to the exception handlers of the door. Two options of a route change that:
 
 * `opt=PUBLIC`: the route needs no credentials, and none are looked at;
-* `opt=DOOR`: the handler calls `caller_of` itself, which raises what `prove` would have raised: for doors that make
+* `opt=DOOR`: the handler calls `caller_of` itself, which raises what would have been raised: for doors that make
   their own answers of everything.
 """
 
@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 from litestar.connection import ASGIConnection
-from litestar.handlers.base import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
-from runyard.api.context import AnyRequest, Context, context_of
+from runyard.api.context import AnyRequest, context_of
 from runyard.auth.audit import Call
+from runyard.auth.authenticator import Authenticator
 from runyard.auth.caller import Caller, Role
 from runyard.core.record import JobRecord
 from runyard.model.check import refuse
@@ -38,23 +39,27 @@ DOOR = {"credentials": "asked for by the door"}
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 
 
-async def prove(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """Litestar's guard. Raises Unauthenticated, Disabled, TooMany."""
-    wanted = handler.opt.get("credentials")
-    if wanted == PUBLIC["credentials"]:
-        return
-    context: Context = connection.app.state.context
-    assert context.auth is not None
-    found: Caller | RunyardError
-    try:
-        found = await context.auth.identify(authorization_of(connection), call_of(connection))
-        if connection.scope.get("method") in ("GET", "HEAD"):
-            found.must_read()
-    except RunyardError as error:
-        if wanted != DOOR["credentials"]:
-            raise
-        found = error
-    connection.scope[CALLER] = found  # type: ignore[literal-required]
+class Credentials:
+    """Litestar's middleware around each route handler. (A guard would have the handler copied for each request.)"""
+
+    def __init__(self, app: ASGIApp, auth: Authenticator) -> None:
+        self._app = app
+        self._auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = scope["route_handler"].opt.get("credentials")
+        if wanted != PUBLIC["credentials"]:
+            found: Caller | RunyardError
+            try:
+                found = await self._auth.identify(_authorization(scope), _call(scope))
+                if scope.get("method") in ("GET", "HEAD"):
+                    found.must_read()
+            except RunyardError as error:
+                if wanted != DOOR["credentials"]:
+                    raise
+                found = error
+            scope[CALLER] = found  # type: ignore[literal-required]
+        await self._app(scope, receive, send)
 
 
 def caller_of(request: AnyRequest) -> Caller:
@@ -78,11 +83,17 @@ def authorization_of(connection: AnyConnection) -> bytes | None:
 
     A cookie comes with requests that other sites make, too: `runyard.api.gate` refuses those.
     """
-    session = None
-    for name, value in connection.scope["headers"]:
-        if name == b"authorization":
+    return _authorization(connection.scope)
+
+
+def _authorization(scope: Any) -> bytes | None:
+    session: bytes | None = None
+    header: bytes
+    value: bytes
+    for header, value in scope["headers"]:
+        if header == b"authorization":
             return value
-        if name == b"cookie":
+        if header == b"cookie":
             session = session or session_of(value)
     return None if session is None else b"Bearer " + session
 
@@ -98,8 +109,12 @@ def session_of(cookies: bytes) -> bytes | None:
 
 def call_of(connection: AnyConnection) -> Call:
     """The request, as the audit trail and the limits on failed logins know it."""
-    client, method = connection.scope.get("client"), connection.scope.get("method")
-    return Call(client[0] if client else "local", str(method), connection.scope["path"])
+    return _call(connection.scope)
+
+
+def _call(scope: Any) -> Call:
+    client = scope.get("client")
+    return Call(client[0] if client else "local", scope.get("method", ""), scope["path"])
 
 
 async def permitted(request: AnyRequest, specs: Sequence[JobSpec | RunyardError]) -> list[JobSpec | RunyardError]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.middleware import DefineMiddleware
 from litestar.types import ASGIApp
 
-from runyard.api.access import prove
+from runyard.api.access import Credentials
 from runyard.api.context import Context
 from runyard.api.flux.door import FluxDoor
 from runyard.api.flux.submitter import Submitter
@@ -25,10 +26,11 @@ from runyard.settings import Doors
 
 def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors) -> ASGIApp:
     """The ASGI application that serves `context`. Bodies larger than `max_body` bytes are refused."""
+    auth = context.auth
     app = Litestar(
         route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route, MeprocDoor(context, doors.meproc).router()],
         exception_handlers=EXCEPTION_HANDLERS,
-        guards=[prove] if context.auth is not None and context.auth.enabled else [],
+        middleware=[DefineMiddleware(Credentials, auth=auth)] if auth is not None and auth.enabled else [],
         openapi_config=None,
         state=State({"context": context}),
         # The gate before it counts the same bytes, and answers in our words.

@@ -52,6 +52,10 @@ _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
 )
 
 
+_WAYS_IN = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token, or an access token."},
+    "basic": {"type": "http", "scheme": "basic", "description": "Name and password, or name and token."},
+}
 #: What every route may say: the gate refuses foreign pages and large bodies before any of them is asked.
 _REFUSAL = {
     "description": "It is refused; the document says why.",
@@ -73,6 +77,9 @@ def openapi_document() -> dict[str, Any]:
     # msgspec knows its own types best: defaults, bounds and descriptions come from there.
     _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template="#/components/schemas/{name}")
     described.setdefault("components", {})["schemas"] = dict(sorted(components.items()))
+    described["components"]["securitySchemes"] = _WAYS_IN
+    # The first says that none is needed: so it is while accounts are off.
+    described["security"] = [{}, *({name: []} for name in _WAYS_IN)]
     described["paths"] = dict(sorted(described["paths"].items()))
     for path, operations in described["paths"].items():
         for operation in operations.values():

@@ -125,7 +125,7 @@ class Authenticator:
             self._audit.tell(REFUSED, call, self._clock(), None, reason=error.detail)
             raise
         if isinstance(credentials, Basic) and not credentials.secret.startswith(PREFIX):
-            return self._caller(await self._by_password(credentials, call), _ALL, call)
+            return self._caller(await self._by_password(directory, credentials, call), _ALL, call)
         user, scopes = self._by_token(directory, credentials, call)
         if user.disabled:
             self._refuse_disabled(user, call)
@@ -136,7 +136,7 @@ class Authenticator:
 
         Raises Unauthenticated, Disabled, TooMany.
         """
-        user = await self._by_password(Basic(name, password), call)
+        user = await self._by_password(await self.directory(), Basic(name, password), call)
         return self._signer.issue(user, self._clock())
 
     async def exchange(self, signed: str, call: Call) -> AccessToken:
@@ -159,7 +159,7 @@ class Authenticator:
 
         Raises Unauthenticated, Disabled, TooMany.
         """
-        user = await self._by_password(Basic(name, password), call)
+        user = await self._by_password(await self.directory(), Basic(name, password), call)
         now = self._clock()
         made = await asyncio.to_thread(
             Accounts(self._accounts, user.name).create_token, user.name, now, _ALL, lifetime, SESSION_LABEL
@@ -181,8 +181,8 @@ class Authenticator:
             return None
         return self._signer.issue(user, self._clock(), frozenset({Scope.READ, Scope.WRITE})).access_token
 
-    async def _by_password(self, given: Basic, call: Call) -> User:
-        user = (await self.directory()).users.get(given.name)
+    async def _by_password(self, directory: Directory, given: Basic, call: Call) -> User:
+        user = directory.users.get(given.name)
         if not self._passwords.remembered(given.name, given.secret, user, self._clock()):
             self._must_wait(given.name, call)
             right = await self._passwords.check(given.name, given.secret, user, self._clock())

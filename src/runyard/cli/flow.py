@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runyard.cli import exits
 from runyard.cli.flowjobs import submit, watch
-from runyard.cli.options import Duration, Pair
-from runyard.cli.output import Column, console, echo, echo_line, echo_record, output_option, show, table
+from runyard.cli.flowrun import run
+from runyard.cli.flowsource import argument_option, check_document, read_document, tell, unit_dir_option
+from runyard.cli.output import Column, echo, echo_line, echo_record, output_option, show
 
 if TYPE_CHECKING:
     from runyard.flow.check import Checked
-    from runyard.flow.document import FlowDocument
-    from runyard.flow.problem import Problem
-    from runyard.flow.runtime.runner import FlowRun
-    from runyard.flow.unit_library import UnitInfo, UnitLibrary
-
-F = TypeVar("F", bound=Callable[..., Any])
-_STATISTICS_EVERY = 1.0
-"""Seconds between two pictures of a running flow."""
+    from runyard.flow.unit_library import UnitInfo
 
 
 @click.group()
@@ -41,24 +32,12 @@ def flow() -> None:
 
 flow.add_command(submit)
 flow.add_command(watch)
-
-
-def _sources(function: F) -> F:
-    """The options that say where units come from."""
-    directories = click.option(
-        "--unit-dir", "--dir", "directories", multiple=True, metavar="DIR", help="Search units here first."
-    )
-    return directories(function)
-
-
-def _arguments(function: F) -> F:
-    given = click.option("--arg", "arguments", multiple=True, type=Pair(), help="An argument of the flow.")
-    return given(function)
+flow.add_command(run)
 
 
 @flow.command()
-@_sources
-@_arguments
+@unit_dir_option
+@argument_option
 @output_option
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 def check(
@@ -73,7 +52,7 @@ def check(
     results = []
     for file in files:
         try:
-            checked = _checked(_document(file), directories, arguments)
+            checked = check_document(read_document(file), directories, arguments)
         except BadFlow as bad:
             checked = Checked(Graph(), bad.problems)
         results.append((file, checked))
@@ -87,24 +66,14 @@ def check(
 
 
 def _report(file: str, checked: Checked) -> None:
-    _tell(checked.problems, "error", err=False)
-    _tell(checked.warnings, "warning", err=False)
+    tell(checked.problems, "error", err=False)
+    tell(checked.warnings, "warning", err=False)
     if not checked.problems:
         echo_line(f"{show(file)}: ok, {len(checked.graph.nodes)} nodes, {len(checked.graph.edges)} edges")
 
 
-def _tell(problems: Iterable[Problem], word: str, *, err: bool = True) -> None:
-    """Problems as a compiler tells them: place, word, message; the line, with a caret."""
-    for problem in problems:
-        place = f"{problem.where}: " if problem.where else ""
-        click.echo(show(f"{place}{word}: {problem.sentence}"), err=err)
-        excerpt = problem.excerpt()
-        if excerpt:
-            click.echo("\n".join(f"  {line}" for line in excerpt.split("\n")), err=err)
-
-
 @flow.command()
-@_sources
+@unit_dir_option
 @click.option("--flow", "file", metavar="FILE", help="The units of this flow's directories, too.")
 @output_option
 @click.argument("name", required=False)
@@ -113,10 +82,10 @@ def units(name: str | None, directories: tuple[str, ...], file: str | None, form
     from runyard.flow.unit_library import UnitLibrary
     from runyard.model.errors import NotFound
 
-    document = _document(file) if file else None
+    document = read_document(file) if file else None
     searched = [*directories, *(document.directories if document else ())]
     library = UnitLibrary.load(searched, builtin=not (document and document.skip_default))
-    _tell(library.problems, "warning")
+    tell(library.problems, "warning")
     if name is None:
         found = list(library)
         echo(found if form == "table" else map(_unit_document, found), _UNITS, form)
@@ -211,8 +180,8 @@ _OPTIONS = (
 
 
 @flow.command()
-@_sources
-@_arguments
+@unit_dir_option
+@argument_option
 @click.option(
     "-o",
     "--output",
@@ -230,7 +199,7 @@ def graph(file: str, directories: tuple[str, ...], arguments: tuple[tuple[str, s
     """
     from runyard.flow import describe
 
-    checked = _checked(_document(file), directories, arguments)
+    checked = check_document(read_document(file), directories, arguments)
     if form == "json":
         echo_record(describe.describe(checked), (), form)
     elif form == "dot":
@@ -241,8 +210,8 @@ def graph(file: str, directories: tuple[str, ...], arguments: tuple[tuple[str, s
         echo(checked.graph.nodes.values(), _NODES, form)
         echo_line("")
         echo(checked.graph.edges, _EDGES, form)
-    _tell(checked.problems, "error")
-    _tell(checked.warnings, "warning")
+    tell(checked.problems, "error")
+    tell(checked.warnings, "warning")
     return exits.FAILED if checked.problems else exits.OK
 
 
@@ -262,174 +231,3 @@ _EDGES = (
     Column("TO", lambda edge: edge.target),
     Column("PORT", lambda edge: edge.target_port),
 )
-
-
-@flow.command()
-@_sources
-@_arguments
-@click.option("--stats", is_flag=True, help="Show what the nodes do, each second on a terminal and at the end.")
-@click.option("--trace", metavar="FILE", default="", help="Write every call to FILE, in the format of Chrome's traces.")
-@click.option("--until-idle", is_flag=True, help="End when no data are under way, instead of waiting for more.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Calls at the same time, at most.")
-@click.option("--time-limit", type=Duration(), help="Stop it after so long; that counts as a failure.")
-@click.option("--grace", type=Duration(), default=10.0, show_default="10s", help="For units to return when it stops.")
-@click.argument("file")
-def run(file: str, directories: tuple[str, ...], arguments: tuple[tuple[str, str], ...], **options: Any) -> int:
-    """Run a flow here, without a server, until it ends or Ctrl-C stops it.
-
-    What units print goes to stdout; the log goes to stderr.
-    """
-    from runyard.flow.problem import BadFlow
-    from runyard.flow.runtime.runner import load_flow
-
-    document = _document(file)
-    _set_up_log(document.log_level)
-    try:
-        flow_run = load_flow(
-            document,
-            library=_library(document, directories),
-            arguments=dict(arguments),
-            trace=options["trace"],
-            threads=options["threads"] or 0,
-        )
-    except BadFlow as bad:
-        _tell(bad.problems, "error")
-        return exits.FAILED
-    return _run(flow_run, stats=options["stats"], until_idle=options["until_idle"], limit=options["time_limit"],
-                grace=options["grace"])  # fmt: skip
-
-
-def _run(flow_run: FlowRun, *, stats: bool, until_idle: bool, limit: float | None, grace: float) -> int:
-    """Open, run and stop. A signal ends the wait, and units get their grace."""
-    from runyard.flow.status import FlowError
-
-    terminated = False
-
-    def end(*_: object) -> None:
-        nonlocal terminated
-        terminated = True
-        flow_run.scheduler.stop()
-
-    before = signal.signal(signal.SIGTERM, end)
-    picture = _Picture(flow_run) if stats else None
-    interrupted = late = False
-    try:
-        flow_run.open()
-        flow_run.start()
-        click.echo(f"flow {show(flow_run.name or 'without a name')} is running; Ctrl-C stops it", err=True)
-        if picture is not None:
-            picture.start()
-        late = not flow_run.run_until_idle(limit) if until_idle else flow_run.wait(limit) is None
-        late = late and flow_run.result is None
-    except FlowError as error:
-        raise click.ClickException(error.status.wrap_errormsgs()) from None
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        result = flow_run.result
-        if picture is not None:
-            picture.stop()
-        flow_run.stop(grace)
-        signal.signal(signal.SIGTERM, before)
-    if picture is not None:
-        picture.show()
-    if late:
-        click.echo(f"error: the flow has not ended within {limit:g} s", err=True)
-        return exits.TIMED_OUT
-    if interrupted:
-        return exits.INTERRUPTED
-    if terminated:
-        return exits.TERMINATED
-    failed = result is not None and flow_run.failed
-    if failed and result is not None:
-        click.echo(f"error: {show(result.wrap_errormsgs())}", err=True)
-    return exits.FAILED if failed else exits.OK
-
-
-class _Picture:
-    """The statistics of a running flow, on stderr: live on a terminal, and once at the end."""
-
-    def __init__(self, flow_run: FlowRun) -> None:
-        self._flow = flow_run
-        self._screen = console(stderr=True)
-        self._live: Any = None
-        self._cancel: Callable[[], None] = lambda: None
-
-    def start(self) -> None:
-        if sys.stderr.isatty():
-            from rich.live import Live
-
-            self._live = Live(console=self._screen, auto_refresh=False, transient=True)
-            self._live.start()
-            self._cancel = self._flow.statistics.every(_STATISTICS_EVERY, self._update)
-
-    def _update(self, snapshot: dict[str, Any]) -> None:
-        self._live.update(_statistics_table(snapshot), refresh=True)
-
-    def stop(self) -> None:
-        self._cancel()
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self) -> None:
-        snapshot = self._flow.statistics.snapshot()
-        self._screen.print(_statistics_table(snapshot))
-
-
-def _statistics_table(snapshot: dict[str, Any]) -> Any:
-    return table(snapshot["nodes"].items(), _STATISTICS)
-
-
-_STATISTICS = (
-    Column("NODE", lambda row: row[0]),
-    Column("UNIT", lambda row: row[1]["unit"] or None),
-    Column("CALLS", lambda row: row[1]["calls"], right=True),
-    Column("IN", lambda row: row[1]["buffers_in"], right=True),
-    Column("OUT", lambda row: row[1]["buffers_out"], right=True),
-    Column("ERRORS", lambda row: row[1]["errors"], right=True),
-    Column("RATE/S", lambda row: row[1]["rate"], right=True),
-    Column("BATCH", lambda row: row[1]["batch"], right=True),
-    Column("BUSY", lambda row: f"{row[1]['busy']:.0%}", right=True),
-    Column("P50 MS", lambda row: row[1]["latency_ms"].get("p50"), right=True),
-    Column("P99 MS", lambda row: row[1]["latency_ms"].get("p99"), right=True),
-)
-
-
-def _document(file: str) -> FlowDocument:
-    """The document of a file, or on standard input. Raises BadFlow, and InvalidInput if there is no such file."""
-    from runyard.flow.document import MAX_BYTES, load_document, parse_document
-    from runyard.model.errors import InvalidInput
-
-    try:
-        if file == "-":
-            return parse_document(sys.stdin.read(MAX_BYTES + 1), file="stdin")
-        return load_document(Path(file).expanduser())
-    except OSError as error:
-        raise InvalidInput(f"{file}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-
-
-def _library(document: FlowDocument, directories: Iterable[str]) -> UnitLibrary:
-    from runyard.flow.unit_library import UnitLibrary
-
-    return UnitLibrary.load([*directories, *document.directories], builtin=not document.skip_default)
-
-
-def _checked(document: FlowDocument, directories: Iterable[str], arguments: Iterable[tuple[str, str]]) -> Checked:
-    """The checked flow; what is wrong with unit files counts as a warning."""
-    from dataclasses import replace
-
-    from runyard.flow.check import check_flow
-
-    library = _library(document, directories)
-    checked = check_flow(document, library, dict(arguments))
-    return replace(checked, warnings=(*checked.warnings, *library.problems))
-
-
-def _set_up_log(level: str) -> None:
-    import logging
-
-    known = {"DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL"}
-    wanted = level.upper() if level.upper() in known else "INFO"
-    logging.basicConfig(stream=sys.stderr, level=wanted, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

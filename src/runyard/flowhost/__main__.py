@@ -1,6 +1,10 @@
 import sys
 
-from runyard.flowhost.host import main
-
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--warm"] and len(sys.argv) == 3:
+        from runyard.flowhost.warm import serve
+
+        sys.exit(serve(int(sys.argv[2])))
+    from runyard.flowhost.host import main
+
     sys.exit(main(sys.argv[1:]))

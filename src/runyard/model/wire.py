@@ -76,6 +76,8 @@ class Launch(_Message, frozen=True):
     """cgroup `cpu.max` in cores."""
     tasks: Tasks | None = None
     """Several processes instead of one."""
+    warm: int = 0
+    """How many words of `argv` are a program that is kept warm (`runyard.agent.warm`); 0 if it is none."""
 
 
 class Stop(_Message, frozen=True):

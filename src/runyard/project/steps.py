@@ -143,7 +143,8 @@ class Steps:
     def _call_start(self, container: str, run: int) -> None:
         watch = self.watch(container)
         watch.tries += 1
-        watch.unsure, watch.why, watch.retry_at, watch.due = False, "", math.inf, math.inf
+        watch.unsure, watch.why, watch.grace = False, "", 0
+        watch.retry_at = watch.due = math.inf
         self.out.append(CallStart(container=container, run=run))
 
     def start_replied(self, event: StartReply) -> None:

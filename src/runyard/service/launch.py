@@ -22,6 +22,8 @@ _RLIMITS = {
     "stack": "stack",
 }
 _NO_LIMITS = Limits()
+#: Of the command that `host` gives, the words before those that are about one flow.
+HOST_WORDS = 4
 
 
 def launch_message(
@@ -37,9 +39,10 @@ def launch_message(
     limits = spec.limits
     stdout, stderr = output(run)
     plain = limits == _NO_LIMITS
+    flow = host(start) if spec.flow is not None and host is not None else None
     return Launch(
         run=run,
-        argv=spec.argv if spec.flow is None or host is None else host(start),
+        argv=spec.argv if flow is None else flow,
         env=_environment(run, spec, start.shares, more),
         cwd=spec.cwd,
         stdout=stdout,
@@ -55,6 +58,7 @@ def launch_message(
         rlimits=None if plain else _rlimits(limits),
         memory=limits.memory,
         cpus=limits.cpus,
+        warm=0 if flow is None else HOST_WORDS,
         tasks=_tasks(spec, start.shares),
     )
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -19,7 +20,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from runyard.model.errors import ConfigError, Conflict, StorageFull
@@ -42,6 +51,8 @@ _ROOM = 1024 * 1024
 """Bytes that must be free before the store counts as able to write again."""
 _ADVISORY_LOCK = 0x52_55_4E_59
 """PostgreSQL's counterpart of the lock file."""
+_LOCK_PATIENCE = 2.0
+"""Seconds for PostgreSQL to see that the server before us has died."""
 # Rows hold what people gave us, secrets included: errors must not repeat them.
 ENGINE: dict[str, Any] = {"hide_parameters": True}
 
@@ -286,9 +297,11 @@ class _AdvisoryLock:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._connection = engine.connect()
-        held = self._connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
-        self._connection.commit()
-        if not held:
+        until = time.monotonic() + _LOCK_PATIENCE
+        while not self._ask("pg_try_advisory_lock"):
+            if time.monotonic() < until:
+                time.sleep(0.05)
+                continue
             self.release()
             raise Conflict(
                 f"the database {name} is in use by another Runyard server; "
@@ -296,5 +309,13 @@ class _AdvisoryLock:
             )
 
     def release(self) -> None:
+        """Let go, also of a connection that is broken."""
+        with suppress(SQLAlchemyError):
+            self._ask("pg_advisory_unlock")
         self._connection.close()
         self._engine.dispose()
+
+    def _ask(self, function: str) -> bool:
+        answer = self._connection.scalar(text(f"SELECT {function}(:key)"), {"key": _ADVISORY_LOCK})
+        self._connection.commit()
+        return bool(answer)

@@ -1,4 +1,4 @@
-"""How this door says no: `detail` as FastAPI has it, `Message` as the service itself (spec/flux-restful.md, 1). Pure."""
+"""How this door says no: `detail` as FastAPI has it, `Message` as the original itself (spec/flux-restful.md, 1)."""
 
 from __future__ import annotations
 

@@ -223,7 +223,8 @@ class FluxDoor:
 
     async def _submit(self, request: AnyRequest, query: Query, _: str) -> Answer:
         body, values = await request.body(), query.values
-        if _kind(request) == _FORM:
+        # curl and urllib call any body a form, unless they are told otherwise.
+        if _kind(request) == _FORM and not body.lstrip().startswith((b"{", b"[")):
             values, body = _pairs(body) | values, b""
         answer = await self._submitter.submit(request, values, body)
         return JsonAnswer(answer.body, answer.status)

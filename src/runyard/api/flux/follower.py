@@ -89,9 +89,7 @@ class Follower:
                     for id, entry in told
                 )
 
-    async def _told(
-        self, events: Collection[Event], view: View, after: Cursor
-    ) -> list[tuple[str, dict[str, Any]]]:
+    async def _told(self, events: Collection[Event], view: View, after: Cursor) -> list[tuple[str, dict[str, Any]]]:
         """What Flux says of these events, each with its id."""
         records = await self._records({event.job for event in events if event.job})
         ranks = self._jobs.ranks()

@@ -14,7 +14,7 @@ _F58 = re.compile(f"[ƒf]([{ALPHABET}]{{1,11}})")
 
 
 def read_job_id(text: str) -> int | None:
-    """The id that `text` writes: decimal, `0x` hex, dotted hex, or F58 behind `ƒ` or `f`; None if it is none of them."""
+    """The id that `text` writes: decimal, `0x` hex, dotted hex, or F58 behind `ƒ` or `f`; None if it is no id."""
     text = text.strip()
     if dotted := _DOTTED.fullmatch(text):
         number = int("".join(dotted.groups()), 16)

@@ -28,7 +28,9 @@ _FIELDS = (
     "workdir", "runtime", "is_launcher",
 )  # fmt: skip
 #: Runs the job where Flux runs one whose folder is missing, and says so on its stderr.
-_ELSEWHERE = 'echo "flux-shell: WARN: Could not change dir to $0: No such file or directory. Going to /tmp" >&2; exec "$@"'
+_ELSEWHERE = (
+    'echo "flux-shell: WARN: Could not change dir to $0: No such file or directory. Going to /tmp" >&2; exec "$@"'
+)
 
 
 class Server(msgspec.Struct, frozen=True):

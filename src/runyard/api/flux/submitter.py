@@ -74,9 +74,7 @@ class Submitter:
                 job = int(_doc(outcomes).id)
                 return Answer(200, msgspec.json.encode({"Message": SUBMITTED, "id": job, "f58": f58(job)}))
 
-            return await self._context.service.submit(
-                [spec], render, origin=ORIGIN, owner=caller.name, keep=keep
-            )
+            return await self._context.service.submit([spec], render, origin=ORIGIN, owner=caller.name, keep=keep)
 
         return await self._context.service.once(replay, act)
 
@@ -96,9 +94,7 @@ class Submitter:
         if asked.is_launcher:
             self._check_launcher(asked)
         spec = await self.job(request, asked)
-        doc = await self._context.service.submit(
-            [spec], _doc, origin=ORIGIN, owner=caller_of(request).name, kind=kind
-        )
+        doc = await self._context.service.submit([spec], _doc, origin=ORIGIN, owner=caller_of(request).name, kind=kind)
         return int(doc.id)
 
     # Launchers ----------------------------------------------------------------------------------------------------
@@ -129,9 +125,16 @@ class Submitter:
         return record or engine.store.job(job)
 
     def _environment(self, record: JobRecord, run: RunKey) -> dict[str, str]:
-        """A launcher is told where its jobs go, and gets what opens that door to it."""
+        """Flux's variables, which the agent completes for each of several tasks. A launcher is told where its jobs go,
+        and gets what opens that door to it."""
         if record.kind != LAUNCHER:
-            return {}
+            return {
+                "FLUX_JOB_ID": f58(record.id),
+                "FLUX_JOB_SIZE": str(record.spec.resources.tasks),
+                "FLUX_JOB_NNODES": str(len(record.replicas[run.replica].shares) or 1),
+                "FLUX_TASK_RANK": "0",
+                "FLUX_TASK_LOCAL_ID": "0",
+            }
         given = {"FLUX_RESTFUL_HOST": self._context.url, "RUNYARD_URL": self._context.url}
         token = self._context.auth.ticket(record.owner) if self._context.auth is not None else None
         return given if token is None else given | {"RUNYARD_TOKEN": token}

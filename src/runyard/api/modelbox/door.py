@@ -246,14 +246,14 @@ class ModelboxDoor:
         entries = {entry.path: entry for entry in self._registry if entry.path}
         jobs = [Known(entry.path, entry.digest, entry.job in self._engine.reactor.jobs) for entry in entries.values()]
         todo = plan(files, jobs, revive=True)
-        for path in todo.end:
-            entry = entries[path]
-            try:
-                await self._end(entry, self._engine.record(entry.job) if entry.job else None)
-            except Refusal as refusal:
-                log.warning("the job %s, whose file has changed, does not end: %s", entry.id, refusal.detail)
-        for file in todo.start:
-            await self._load_file(file)
+        await asyncio.gather(*[self._unload_file(entries[path]) for path in todo.end])
+        await asyncio.gather(*[self._load_file(file) for file in todo.start])
+
+    async def _unload_file(self, entry: Entry) -> None:
+        try:
+            await self._end(entry, self._engine.record(entry.job) if entry.job else None)
+        except Refusal as refusal:
+            log.warning("the job %s, whose file has changed, does not end: %s", entry.id, refusal.detail)
 
     async def _load_file(self, file: FlowFile) -> None:
         if self._registry.find(file.name) is not None:

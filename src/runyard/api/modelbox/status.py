@@ -31,7 +31,8 @@ def status_of(record: JobRecord | None, flow: FlowState | None) -> Status:
         return Status.NOTEXIST
     if record.state is State.STOPPING:
         return Status.DELETING if record.intent is Intent.CANCEL else Status.CREATING
-    if record.state is State.RUNNING:
+    if record.state in (State.STARTING, State.RUNNING):
+        # A flow may say that it runs before the agent says that it was started.
         return _OF_FLOW.get(flow, Status.CREATING) if flow is not None else Status.CREATING
     return _OF_JOB.get(record.state, Status.UNKNOWN)
 
@@ -46,7 +47,6 @@ _OF_FLOW = {
 }
 _OF_JOB = {
     State.PENDING: Status.PENDING,
-    State.STARTING: Status.CREATING,
     State.SUCCEEDED: Status.SUCCEEDED,
     State.FAILED: Status.FAILED,
     State.TIMED_OUT: Status.FAILED,

@@ -42,5 +42,3 @@ def groups() -> list[Group]:
         if isinstance(operation, dict) and method in ("get", "post", "put", "patch", "delete")
     ]
     return [Group("Native", native), Group("Flux RESTful", _FLUX)]
-
-

@@ -1,7 +1,8 @@
 """From pixels to what the classifier was trained on."""
 
-import _flowunit as modelbox
 import numpy as np
+
+import _flowunit as modelbox
 
 
 class DigitsPrepare(modelbox.FlowUnit):  # type: ignore[misc]

@@ -2,8 +2,9 @@
 
 import json
 
-import _flowunit as modelbox
 import numpy as np
+
+import _flowunit as modelbox
 
 
 class DigitsReply(modelbox.FlowUnit):  # type: ignore[misc]

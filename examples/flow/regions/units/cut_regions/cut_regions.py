@@ -2,8 +2,9 @@
 
 import re
 
-import _flowunit as modelbox
 import numpy as np
+
+import _flowunit as modelbox
 
 GRID = re.compile(r"[?&]grid=([1-9]|1[0-6])x([1-9]|1[0-6])(&|$)")
 

@@ -1,7 +1,8 @@
 """An ordinary unit inside the bracket of expand and collapse: it knows nothing of either."""
 
-import _flowunit as modelbox
 import numpy as np
+
+import _flowunit as modelbox
 
 
 class MeanColour(modelbox.FlowUnit):  # type: ignore[misc]

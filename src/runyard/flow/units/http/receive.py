@@ -185,17 +185,18 @@ class HttpSyncReceive(_Receiver):
     def __init__(self) -> None:
         super().__init__()
         self.unanswered = 0
-        self._time_out = 5.0
+        self.time_out = 5.0
+        """Seconds."""
         self._waiting: deque[Pending] = deque()
         """In the order of their deadlines, those that are answered still among them."""
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, config: Configuration) -> None:
         if config.contains("time_out_ms") or not config.contains("time_out"):
-            self._time_out = _count(config, "time_out_ms", 5000, 1) / 1000
+            self.time_out = _count(config, "time_out_ms", 5000, 1) / 1000
         else:
             value = _count(config, "time_out", 0, 1)
-            self._time_out = float(value) if value < 1000 else value / 1000
+            self.time_out = float(value) if value < 1000 else value / 1000
         super().open(config)
 
     def _full(self) -> bool:
@@ -203,7 +204,7 @@ class HttpSyncReceive(_Receiver):
 
     def _accept(self, exchange: Exchange) -> None:
         loop = self.server.loop
-        pending = Pending(self, exchange, loop.time() + self._time_out)
+        pending = Pending(self, exchange, loop.time() + self.time_out)
         waiting = self._waiting
         while waiting and waiting[0].exchange is None:
             waiting.popleft()

@@ -1,17 +1,23 @@
-"""The table of jobs, a job's page and the form, as somebody uses them."""
+"""The table of jobs, a job's page, the form and the login, as somebody uses them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-from playwright.sync_api import Page, expect
+import pytest
+from playwright.sync_api import Browser, Page, expect
 
 from runyard.client import Client
+from tests.system.flux import accounts_of
 from tests.system.native import submit
-from tests.ui.conftest import PATIENCE
+from tests.system.server import Server
+from tests.ui.conftest import PATIENCE, visitor
 
 expect.set_options(timeout=PATIENCE)
+ROOT, SECRET = "boss", "correct horse battery"
 EVIL = "<img src=x onerror=document.title='taken'><script>document.title='taken'"
 
 
@@ -85,3 +91,59 @@ def test_the_form_says_what_is_wrong_and_submits_what_is_right(page: Page) -> No
     page.get_by_role("status").get_by_role("link").click()
     expect(page.locator("#state")).to_have_text("succeeded")
     expect(page.locator("#output-stdout")).to_have_text("hello from a form\n")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    env = {"RUNYARD_AUTH__ENABLED": "true", "FLUX_USER": ROOT, "FLUX_TOKEN": SECRET}
+    server = Server(tmp_path_factory.mktemp("login"), env=env)
+    try:
+        server.start()
+        with accounts_of(server) as accounts:
+            accounts.add_user("ann", time.time(), password="annas password")
+        yield server
+    finally:
+        server.close()
+
+
+def log_in(page: Page, name: str, password: str) -> None:
+    field = page.get_by_label("Name")
+    field.focus()
+    expect(field).to_be_focused()
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type(password)
+    page.keyboard.press("Enter")
+
+
+def test_a_visitor_logs_in_sees_own_jobs_and_logs_out(browser: Browser, guarded: Server, complaints: list[str]) -> None:
+    with httpx2.Client(base_url=guarded.url, auth=(ROOT, SECRET), timeout=30) as root:
+        other = root.post("/v1/jobs/submit", params={"command": "echo secret"}).json()
+    with httpx2.Client(base_url=guarded.url, auth=("ann", "annas password"), timeout=30) as ann:
+        own = ann.post("/v1/jobs/submit", params={"command": "sleep 1000"}).json()
+    with visitor(browser, guarded, complaints) as page:
+        page.goto(f"/job/{own['id']}")
+        log_in(page, "ann", "wrong")
+        expect(page.get_by_role("alert")).to_have_text("Name or password is wrong.")
+        log_in(page, "", "annas password")
+        expect(page.get_by_role("heading", name="Job")).to_be_visible()
+
+        page.goto("/")
+        expect(page.locator(f"#row-{own['id']} .state")).to_have_text("running")
+        expect(page.locator(f"#row-{other['id']}")).to_have_count(0)
+        page.goto(f"/job/{other['id']}")
+        expect(page.get_by_role("heading", level=1)).not_to_contain_text("Job")
+
+        page.goto("/")
+        page.locator(f"#row-{own['id']}").get_by_role("button", name="Stop").click()
+        expect(page.locator(f"#row-{own['id']} .state")).to_have_text("cancelled")
+
+        (cookie,) = page.context.cookies()
+        assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+        assert page.context.cookies() == []
+    # What the cookie held is worth nothing any more.
+    kept = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+    assert httpx2.get(f"{guarded.url}/v1/jobs", headers=kept, timeout=30).status_code == 401
+    assert complaints == []
