@@ -14,7 +14,7 @@ FLUX_CLIENT := .flux-client
 # The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup postgres chromium flux-client run test again check bench openapi docs clean
+.PHONY: help setup postgres graphviz chromium flux-client run test again check bench openapi docs clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -50,6 +50,16 @@ postgres:
 	  fi; \
 	fi
 
+# The parser of graphs is compared with Graphviz where that is found; RUNYARD_REQUIRE_GRAPHVIZ=1 makes sure that it is.
+graphviz:
+	@if [ "$${RUNYARD_REQUIRE_GRAPHVIZ:-}" = 1 ] && ! command -v gvpr >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends graphviz; \
+	  else \
+	    echo "make: RUNYARD_REQUIRE_GRAPHVIZ=1, but gvpr is missing: install the package graphviz" >&2; exit 1; \
+	  fi; \
+	fi
+
 # The tests of the pages run where Chromium is found; RUNYARD_REQUIRE_CHROMIUM=1 makes sure that it is.
 chromium:
 	@if [ "$${RUNYARD_REQUIRE_CHROMIUM:-}" = 1 ] && ! command -v chromium >/dev/null; then \
@@ -81,7 +91,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: setup check chromium flux-client
+test: setup check graphviz chromium flux-client
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
 
 # Servers, agents, databases and browsers crowd few cores: a handful of tests that failed in the crowd is tried once more,

@@ -52,7 +52,7 @@ def ended(server: BenchServer, job: int) -> None:
         time.sleep(0.01)
 
 
-def _requests(server: BenchServer, count: int = 4000, rounds: int = 3) -> list[Figure]:
+def _requests(server: BenchServer, count: int = 2000, rounds: int = 3) -> list[Figure]:
     """The bare handler is `/livez`. The submitted jobs wait behind one that has the node for itself."""
     done = submit(server, ["true"])
     ended(server, done)

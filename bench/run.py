@@ -20,7 +20,7 @@ from bench.figure import Figure, table
 from bench.server import prefer
 
 #: In this order: those that leave many files behind come last.
-NAMES = ("idle", "latency", "submit", "launch", "meproc", "flux", "auth", "modelbox", "adopt", "million", "crash")
+NAMES = ("idle", "latency", "submit", "launch", "meproc", "flux", "auth", "modelbox", "tango", "adopt", "million", "crash")
 
 
 def benchmark(name: str, options: argparse.Namespace) -> Callable[[], list[Figure]]:
@@ -28,7 +28,7 @@ def benchmark(name: str, options: argparse.Namespace) -> Callable[[], list[Figur
     measure: Callable[..., list[Figure]] = import_module(f"bench.{name}").measure
     if name == "million":
         return lambda: measure(options.jobs)
-    if name == "crash":
+    if name in ("crash", "tango"):
         return lambda: measure(options.rounds, options.seed)
     return measure
 
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(NAMES)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="100,000 jobs for million, 20 rounds for crash")
     parser.add_argument("--jobs", type=int, help="ended jobs in the store of million (default 1,000,000)")
-    parser.add_argument("--rounds", type=int, help="kills of crash (default 200)")
+    parser.add_argument("--rounds", type=int, help="kills of crash and tango (default 200 each)")
     parser.add_argument("--seed", type=int, default=1, help="for the moments of crash")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()

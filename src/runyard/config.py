@@ -196,6 +196,8 @@ def _from_flux(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if not (minutes.isascii() and minutes.isdigit() and len(minutes) < 10 and int(minutes)):
             raise ConfigError(f"FLUX_ACCESS_TOKEN_EXPIRES_MINUTES = {minutes!r}: expected a whole number from 1")
         yield "FLUX_ACCESS_TOKEN_EXPIRES_MINUTES", "auth.access_token_lifetime", str(60 * int(minutes))
+    if env.get("FLUX_OPTION_FLAGS"):
+        yield "FLUX_OPTION_FLAGS", "doors.flux.option_flags", env["FLUX_OPTION_FLAGS"]
 
 
 def _unknown(key: str) -> str:

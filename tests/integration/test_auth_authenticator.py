@@ -32,13 +32,14 @@ class Rig:
     """One authenticator, with an account `ann` that has a password, and what it has recorded."""
 
     def __init__(self, store: AccountStore, **rules: Any) -> None:
+        chosen: dict[str, Any] = {"enabled": True, "max_failures": 3, "shared_secret": SECRET} | rules
         self.now = T0
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.accounts = Accounts(store, "tester")
         self.auth = Authenticator(
             store,
             Signer(KEY, 600.0),
-            AuthRules(**({"enabled": True, "max_failures": 3, "shared_secret": SECRET} | rules)),
+            AuthRules(**chosen),
             lambda type, data: self.events.append((type, data)),
             lambda: self.now,
         )

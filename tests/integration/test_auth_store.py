@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from runyard.auth.accounts import SESSION_LABEL, Accounts
 from runyard.auth.credentials import secret_hash
 from runyard.model.account import Role, Scope
-from runyard.model.errors import ConfigError, Conflict, InvalidInput, NotFound
+from runyard.model.errors import ConfigError, Conflict, InvalidInput, NotFound, Unavailable
 from runyard.store.accounts import AccountStore
 from runyard.store.batch import Batch
 from runyard.store.store import FILE, Store
@@ -199,3 +199,13 @@ def test_a_store_of_an_older_version_is_brought_up_to_date_unless_a_server_has_i
 def test_urls_that_are_none_of_a_store(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="store"):
         AccountStore.open(url, tmp_path)
+
+
+def test_a_store_that_can_not_be_read_is_said_to_be_away(tmp_path: Path) -> None:
+    store = AccountStore.open(tmp_path, tmp_path)
+    store.close()
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    for read in (store.version, store.load, store.changes):
+        with pytest.raises(Unavailable, match="accounts"):
+            read()
+    store.close()

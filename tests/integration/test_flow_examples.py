@@ -21,6 +21,7 @@ from PIL import Image
 
 from runyard.flow.document import parse_document
 from runyard.flow.hosted import HostSpec
+from runyard.flow.report import FlowState
 from tests.flow_host import HostedFlow
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def urls(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
         for host in hosts.values():
             stack.callback(host.__exit__, None, None, None)
         for host in hosts.values():
-            host.until("running")
+            host.until(FlowState.RUNNING)
         node = {"echo": "httpserver_sync_receive"}
         yield {name: host.url(node.get(name, "receive")) for name, host in hosts.items()}
 

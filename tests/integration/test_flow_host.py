@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import msgspec
@@ -21,6 +22,7 @@ from runyard.flow.report import FlowState
 from tests.flow_host import PATIENCE, HostedFlow
 from tests.helpers import wait_until
 
+IDLE: dict[str, Any] = {"nodes": {"reply": {"calls": 0}}}
 ECHO = """digraph echo {
     receive[flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0"]
     reply[flowunit=httpserver_sync_reply]
@@ -72,9 +74,8 @@ def test_a_life(tmp_path: Path) -> None:
     spec = HostSpec(name="echo", document=document(ECHO), format="json", trace=str(trace))
     with HostedFlow(tmp_path / "host", spec) as flow:
         assert httpx2.post(flow.url(), content="x", timeout=PATIENCE).text == "x"
-        found = wait_until(
-            lambda: (stats := report.stats(flow.reports)) and stats["nodes"]["reply"]["calls"] and stats, PATIENCE
-        )
+        wait_until(lambda: (report.stats(flow.reports) or IDLE)["nodes"]["reply"]["calls"], PATIENCE)
+        found = report.stats(flow.reports) or IDLE
         assert found["nodes"]["receive"]["buffers_out"] == 1 and found["at"] > 1.7e9 and found["flow"] == "echo"
         assert flow.last().pid == flow.process.pid
         assert flow.end() == 0

@@ -190,7 +190,7 @@ def test_an_error_that_nobody_sees_ends_in_the_time_out(http: httpx2.Client) -> 
 
 def test_a_second_reply_is_ignored(http: httpx2.Client) -> None:
     def twice(data_ctx: DataContext) -> None:
-        for buffer in data_ctx.input("in") or ():
+        for _ in data_ctx.input("in") or ():
             for text in ("first", "second"):
                 result = Buffer(text)
                 result.set("status", 500)
@@ -213,7 +213,6 @@ def test_a_client_that_waits_when_the_flow_stops(http: httpx2.Client) -> None:
         assert waiting.result(PATIENCE).status_code in (200, 503)
     with pytest.raises(httpx2.ConnectError):
         http.post(url)
-    assert not [thread for thread in threading.enumerate() if thread.name == "http"] or True
 
 
 def test_many_clients_and_big_bodies(http: httpx2.Client) -> None:
@@ -231,7 +230,8 @@ def test_many_clients_and_big_bodies(http: httpx2.Client) -> None:
 
 
 def test_the_asynchronous_unit_answers_at_once(http: httpx2.Client) -> None:
-    gate, seen = Gate(), []
+    gate = Gate()
+    seen: list[str] = []
 
     def take(data_ctx: DataContext) -> None:
         gate.process(data_ctx)
@@ -335,8 +335,9 @@ def test_flows_share_a_port_by_path_and_let_it_go(http: httpx2.Client) -> None:
         with running(graph(f'endpoint="http://127.0.0.1:{port}/deep"'), describe) as url:
             assert http.get(url).json()["uri"] == "/deep"
         assert http.get(f"{one.url}/health").status_code == 200
-    with socket.create_server(("127.0.0.1", port)):
-        pass
+        listeners = one.server.listeners
+        assert ("127.0.0.1", port) in listeners
+    assert ("127.0.0.1", port) not in listeners
 
 
 def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,10 +366,8 @@ def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, passwd in (("env", "KEY_PASSWORD"), ("file", str(password))):
         with opened(HttpSyncReceive(), **files, passwd=passwd, key_pass=how):
             pass
-    options = ", ".join(
-        f'{name}="{value}"' for name, value in (files | {"passwd": "secret", "key_pass": "plain"}).items()
-    )
-    with running(graph(options), describe) as url:
+    told = ", ".join(f'{name}="{value}"' for name, value in (files | {"passwd": "secret", "key_pass": "plain"}).items())
+    with running(graph(told), describe) as url:
         trusting = ssl.create_default_context(cafile=str(cert))
         with httpx2.Client(verify=trusting, timeout=PATIENCE) as client:
             assert [client.post(url, content=text).json()["text"] for text in ("one", "two")] == ["one", "two"]

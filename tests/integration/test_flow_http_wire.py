@@ -20,11 +20,15 @@ from tests.helpers import wait_until
 
 LOOPBACK = "127.0.0.1"
 LIMITS = Limits(max_body=100_000)
-Handler = Callable[[Exchange], object]
+Handler = Callable[[Exchange], None]
 
 
 def echo(exchange: Exchange) -> None:
     exchange.answer(200, exchange.body, b"text/plain")
+
+
+def deeper(exchange: Exchange) -> None:
+    exchange.answer(200, b"deeper")
 
 
 def describe(exchange: Exchange) -> None:
@@ -48,7 +52,7 @@ def serving(
 def port() -> Iterator[int]:
     with (
         serving("/echo", echo) as one,
-        serving("/echo/deeper", lambda exchange: exchange.answer(200, b"deeper"), port=one.port),
+        serving("/echo/deeper", deeper, port=one.port),
         serving("/describe", describe, port=one.port),
     ):
         yield one.port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any, Self
 
 import httpx2
@@ -48,6 +49,41 @@ def toml(dot: str = IDLE) -> str:
     return f"[graph]\nformat = 'graphviz'\ngraphconf = '''{dot}'''\n"
 
 
+def unit(folder: Path, name: str, opening: str) -> Json:
+    """A graph with a Python unit of that name, which is written into the folder; `opening` is a line of its `open`."""
+    home = folder / name
+    home.mkdir(parents=True)
+    (home / "unit.toml").write_text(
+        f"""[base]
+name = "{name}"
+device = "cpu"
+version = "1.0.0"
+description = "For a test."
+type = "python"
+entry = "unit@Unit"
+[input]
+input1 = {{name = "in_1"}}
+[output]
+output1 = {{name = "out_1"}}
+"""
+    )
+    (home / "unit.py").write_text(
+        f"""import os, signal, sys, threading
+import _flowunit as modelbox
+
+class Unit(modelbox.FlowUnit):
+    def open(self, config):
+        {opening}
+        return modelbox.Status.StatusCode.STATUS_SUCCESS
+
+    def process(self, data_context):
+        return modelbox.Status.StatusCode.STATUS_SUCCESS
+"""
+    )
+    dot = f"digraph {{ in1[type=input]; u[flowunit={name}]; out1[type=output]; in1 -> u:in_1; u:out_1 -> out1 }}"
+    return {**graph(dot), "driver": {"dir": str(folder)}}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
@@ -59,7 +95,7 @@ class Door:
     """The door of one server, by its main port or another."""
 
     def __init__(self, server: Server, port: int | None = None) -> None:
-        self.http = httpx2.Client(base_url=f"http://{LOOPBACK}:{port or server.port}", timeout=60)
+        self.http = httpx2.Client(base_url=f"http://{LOOPBACK}:{port or server.port}", timeout=90)
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,16 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return output.out if code == exits.OK else output.err
 
     return act
+
+
+def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
+    """Every start of the server, and every command, would pay for it."""
+    heavy = "{'jwt', 'pwdlib', 'argon2', 'cryptography', 'alembic'} & set(sys.modules)"
+    code = (
+        f"import sys, runyard.api.server, runyard.cli.user, runyard.cli.token; sys.exit(str({heavy}) if {heavy} else 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def listed(text: str) -> dict[str, Json]:

@@ -7,6 +7,7 @@ import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -85,7 +86,7 @@ def test_jobs_run_as_their_owners(serve: Callable[..., Server], tmp_path: Path) 
     store.close()
     server = serve(RUNYARD_AUTH__ENABLED="true", FLUX_SERVER_MODE="multi-user")
 
-    def output(http: httpx2.Client, **spec: object) -> list[str]:
+    def output(http: httpx2.Client, **spec: Any) -> list[str]:
         job = submit(http, script='id -un; id -Gn; echo "$HOME"; pwd', **spec)
         assert ended(http, job["id"])["state"] == "succeeded", ended(http, job["id"])
         return http.get(f"{JOBS}/{job['id']}/logs").text.split("\n")

@@ -24,6 +24,7 @@ def test_a_container_listens_to_others_only_with_accounts(tmp_path: Path) -> Non
     )
     env = {key: value for key, value in env.items() if key not in ("FLUX_TOKEN", "FLUX_REQUIRE_AUTH")}
     server = Server(tmp_path)
+    server.log.touch()
     try:
         tokens = set()
         for start in range(2):

@@ -13,6 +13,7 @@ import httpx2
 import jwt
 import pytest
 
+from runyard.model.account import Role
 from tests.system.flux import accounts_of, done, submit, text_of
 from tests.system.server import Server
 
@@ -32,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             for name in (ANN[0], "gone"):
                 accounts.add_user(name, time.time(), password=ANN[1])
             accounts.set_disabled("gone", True, time.time())
+            accounts.add_user("looker", time.time(), Role.VIEWER, ANN[1])
         yield server
     finally:
         server.close()
@@ -203,6 +205,16 @@ def test_only_an_admin_stops_the_service(ann: httpx2.Client, root: httpx2.Client
     assert answer.status_code == 403
     assert answer.json() == {"detail": "The user doesn't have enough privileges"}
     assert root.get("/v1/nodes").status_code == 200
+
+
+def test_a_viewer_sees_everything_and_changes_nothing(server: Server, root: httpx2.Client) -> None:
+    job = submit(root, "sleep 1000")
+    with httpx2.Client(base_url=server.url, auth=("looker", ANN[1]), timeout=30) as looker:
+        assert looker.get(f"/v1/jobs/{job}").json()["user"] == ROOT
+        assert looker.post(f"/v1/jobs/{job}/cancel").status_code == 403
+        assert looker.post("/v1/jobs/submit", params={"command": "true"}).status_code == 403
+    assert root.post(f"/v1/jobs/{job}/cancel").status_code == 200
+    assert done(root, job)["result"] == "CANCELED"
 
 
 def test_a_disabled_account_is_told_so(server: Server) -> None:

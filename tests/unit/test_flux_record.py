@@ -14,6 +14,7 @@ from runyard.api.flux.parameter import Parameters
 from runyard.api.flux.record import detailed, host_list, id_set, state_of
 from runyard.core.record import JobRecord, Replica
 from runyard.model.event import Event
+from runyard.model.flow import Flow
 from runyard.model.ids import f58
 from runyard.model.job import JobSpec, Resources
 from runyard.model.node import Share
@@ -39,7 +40,8 @@ def record(state: State, reason: str | None = None, replica: Replica | None = No
 
 
 def run(state: State, **more: Any) -> Replica:
-    return Replica(**({"state": state, "attempt": 1, "shares": [SHARE], "launched_at": 101.0} | more))
+    values: dict[str, Any] = {"state": state, "attempt": 1, "shares": [SHARE], "launched_at": 101.0}
+    return Replica(**(values | more))
 
 
 def shown(record: JobRecord) -> dict[str, Any]:
@@ -142,6 +144,11 @@ def test_the_runtime_grows_until_the_end() -> None:
     assert shown(record(State.RUNNING, None, run(State.RUNNING, started_at=102.0)))["runtime"] == 4.0
     done = shown(record(State.SUCCEEDED, None, run(State.SUCCEEDED, exit_code=0, ended_at=104.5)))
     assert (done["runtime"], done["t_cleanup"], done["t_inactive"]) == (3.5, 104.5, 110.0)
+
+
+def test_a_job_that_is_no_command_has_a_name() -> None:
+    flow = record(State.PENDING, Why.RESOURCES, spec=JobSpec(flow=Flow(path="/flow.toml")), kind="flow")
+    assert (shown(flow)["name"], shown(flow)["command"]) == ("flow", [])
 
 
 def test_sets_of_numbers_and_hosts() -> None:

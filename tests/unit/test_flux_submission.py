@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from runyard.api.flux.answer import Refused
+from runyard.api.flux.banner import banner
 from runyard.api.flux.submission import Server, Submission, job_of, read_flags, read_submission
+from runyard.config import parse
 from runyard.model.job import Resources
 
 BIG = Server(nodes=4, gpus=True)
@@ -162,3 +164,12 @@ def test_options_of_the_server_give_way() -> None:
     assert read({"command": "x", "option_flags": "key=mine"}, option_flags=usual).option_flags == usual | {
         "key": "mine"
     }
+
+
+def test_what_the_environment_says_is_heard_and_its_secrets_are_not_shown() -> None:
+    config, _ = parse(env={"FLUX_OPTION_FLAGS": "-ompi=none"})
+    assert config.doors.flux.option_flags == "-ompi=none"
+    text = banner({"FLUX_USER": "me", "FLUX_TOKEN": "s3cret"}, require_auth=True, multi_user=False)
+    assert "Require auth: True" in text and "Secret key: unset" in text and "s3cret" not in text
+    longer = banner({"FLUX_USER": "me", "FLUX_TOKEN": "s3cret" * 9}, require_auth=True, multi_user=False)
+    assert longer == text

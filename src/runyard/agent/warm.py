@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -18,6 +19,8 @@ from runyard.model.wire import Launch
 
 #: Seconds for a fork; after that the warm process is given up.
 PATIENCE = 5.0
+#: Seconds without another attempt after one that came to nothing.
+REST = 60.0
 MAX_REQUEST = 64 * 1024
 #: Room for the mark of a run in the environment with which the warm process starts; each run writes its own there.
 ROOM = "-" * 64
@@ -33,13 +36,15 @@ class Warm:
         self._pid = 0
         self._socket: socket.socket | None = None
         self._ready = False
+        self._rest_until = 0.0
 
     def fork(self, launch: Launch, env: Mapping[str, str], umask: int) -> int | None:
         """The pid of the run's process; None if it must be started cold. Raises FileExistsError if the run has been
         started before."""
         program = tuple(launch.argv[: launch.warm])
         if self._socket is None or program != self._program:
-            self._start(program)
+            if time.monotonic() >= self._rest_until:
+                self._start(program)
             return None
         request = {
             "arguments": launch.argv[launch.warm :],
@@ -102,6 +107,9 @@ class Warm:
     def _drop(self) -> None:
         if self._socket is None:
             return
+        if not self._ready:
+            # One that can't even load would be started for nothing with every run.
+            self._rest_until = time.monotonic() + REST
         self._socket.close()
         self._socket, self._ready = None, False
         # It is our child, and so its number is still its own, or it was collected and is gone.

@@ -25,7 +25,7 @@ from runyard.auth.authenticator import Authenticator
 from runyard.auth.caller import Caller, Role
 from runyard.core.record import JobRecord
 from runyard.model.check import refuse
-from runyard.model.errors import Forbidden, RunyardError, Unauthenticated
+from runyard.model.errors import RunyardError, Unauthenticated
 from runyard.model.event import AUDIT, Event
 from runyard.model.job import JobSpec
 
@@ -155,7 +155,7 @@ def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:
         if caller.is_admin:
             return spec
         if spec.group is not None or spec.user != own:
-            raise Forbidden("only admins choose the account of the operating system that a job runs as")
+            raise caller.refused("only admins choose the account of the operating system that a job runs as")
     if own is None:
         return spec
     try:
@@ -163,7 +163,11 @@ def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:
     except KeyError:
         raise refuse("user", own, "there is no such account on this host, and jobs run as their owners") from None
     if entry.pw_uid < min_uid and not caller.is_admin:
-        raise Forbidden(f"jobs of {own!r} can't run: its number {entry.pw_uid} is below [auth] min_uid ({min_uid})")
+        raise caller.refused(
+            f"jobs can't run as {own!r}: its number {entry.pw_uid} is below [auth] min_uid ({min_uid})"
+        )
+    if entry.pw_uid == os.geteuid():
+        return spec
     # The server's own folder is closed to them. An account without a home begins at the root.
     home = entry.pw_dir if os.path.isdir(entry.pw_dir) else "/"
     return msgspec.structs.replace(spec, user=own, cwd=spec.cwd or home)

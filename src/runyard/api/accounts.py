@@ -115,7 +115,5 @@ async def follow_changes(context: Context) -> None:
         try:
             await auth.watch(tell)
         except RunyardError as error:
-            log.warning("changes of accounts can't be recorded now: %s", error.detail)
-        except Exception:
-            log.exception("changes of accounts can't be read now")
+            log.warning("changes of accounts can't be followed now: %s", error.detail)
         await asyncio.sleep(_PAUSE)

@@ -22,6 +22,7 @@ import uvicorn
 from runyard.api.accounts import check_auth, follow_changes, set_up
 from runyard.api.app import create_app
 from runyard.api.context import Context
+from runyard.api.flux.banner import banner
 from runyard.api.gather import GatheringProtocol
 from runyard.api.log import set_up_log
 from runyard.auth.origin import OriginRules, own_names
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED = 0, 1
 
 
+#: Addresses that mean all, and what this host calls itself then.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 #: Where the clients of each door expect it.
 SEED_PORTS = {"meproc": 8606, "flux": 5000, "modelbox": 1104, "tango": 8085}
 
@@ -208,9 +211,15 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             if door == "runyard":
-                context.url = f"http://{shown}:{port}"
+                # For programs of this host, which no wildcard can be called by.
+                context.url = f"http://{_WILDCARDS.get(host, shown)}:{port}"
             what = f"Runyard is listening on http://{shown}:{port} (data in {folder})"
             print(what if door == "runyard" else f"  {door}: http://{shown}:{port}", flush=True)
+            if door == "flux":
+                text = banner(os.environ, require_auth=config.auth.enabled, multi_user=config.auth.run_as)
+                # A terminal that knows no strawberries gets question marks.
+                encoding = sys.stdout.encoding or "utf-8"
+                print(text.encode(encoding, "replace").decode(encoding), flush=True)
         try:
             await server.serve(sockets=list(listeners.values()))
         finally:

@@ -47,35 +47,36 @@ class Caller(msgspec.Struct, frozen=True):
     def must_read(self) -> None:
         """For what belongs to nobody in particular: nodes, figures. Raises Forbidden."""
         if Scope.READ not in self.scopes:
-            raise self._refusal(f"the token of {self.name!r} lacks the scope read")
+            raise self.refused(f"the token of {self.name!r} lacks the scope read")
 
     def must_see(self, owner: str) -> None:
         """Raises Forbidden."""
         if not self.may_see(owner):
-            raise self._refusal(f"{self.name!r} may not see jobs of {owner!r}")
+            raise self.refused(f"{self.name!r} may not see jobs of {owner!r}")
 
     def must_submit(self) -> None:
         """Raises Forbidden."""
         if not self.may_submit():
-            raise self._refusal(
+            raise self.refused(
                 f"{self.name!r} may only look: submitting takes the role user and a token with the scope write"
             )
 
     def must_change(self, owner: str) -> None:
         """Raises Forbidden."""
         if not self.may_change(owner):
-            raise self._refusal(f"{self.name!r} may not change jobs of {owner!r}")
+            raise self.refused(f"{self.name!r} may not change jobs of {owner!r}")
         if self.name != owner and self.witness is not None:
             self.witness("auth.admin", f"changes a job of {owner!r}")
 
     def must_administrate(self, what: str = "administrates") -> None:
         """`what` is for the audit trail. Raises Forbidden."""
         if not self.is_admin:
-            raise self._refusal(f"{self.name!r} is no admin, or its token lacks the scope admin")
+            raise self.refused(f"{self.name!r} is no admin, or its token lacks the scope admin")
         if self.witness is not None:
             self.witness("auth.admin", what)
 
-    def _refusal(self, detail: str) -> Forbidden:
+    def refused(self, detail: str) -> Forbidden:
+        """The error to raise, for a rule that is not among these. It is in the audit trail already."""
         if self.witness is not None:
             self.witness("auth.refused", detail)
         return Forbidden(detail)

@@ -15,6 +15,7 @@ from runyard.cli.output import Column, echo, echo_line, echo_record, output_opti
 
 if TYPE_CHECKING:
     from runyard.flow.check import Checked
+    from runyard.flow.graph import Node, Structure
     from runyard.flow.unit_library import UnitInfo
 
 
@@ -207,7 +208,10 @@ def graph(file: str, directories: tuple[str, ...], arguments: tuple[tuple[str, s
     elif form == "mermaid":
         sys.stdout.write(describe.to_mermaid(checked.graph))
     else:
-        echo(checked.graph.nodes.values(), _NODES, form)
+        structure = checked.graph.structure
+        names = structure.order if structure else checked.graph.nodes
+        rows = [(checked.graph.nodes[name], structure) for name in names]
+        echo(rows, _NODES, form)
         echo_line("")
         echo(checked.graph.edges, _EDGES, form)
     tell(checked.problems, "error")
@@ -215,14 +219,36 @@ def graph(file: str, directories: tuple[str, ...], arguments: tuple[tuple[str, s
     return exits.FAILED if checked.problems else exits.OK
 
 
+def _inside(row: tuple[Node, Structure | None]) -> list[str] | None:
+    """What is open around a node, the outermost first."""
+    node, structure = row
+    if structure is None:
+        return None
+    levels = [level for level in structure.levels[node.name] if level.outer is not None]
+    return [str(level) for level in reversed(levels)] or None
+
+
+def _closes(row: tuple[Node, Structure | None]) -> list[str] | None:
+    """What a node closes: an expand that it collapses, conditions whose branches it merges."""
+    node, structure = row
+    if structure is None:
+        return None
+    closed = [f"condition {name!r}" for (at, _), name in structure.merges.items() if at == node.name]
+    if node.name in structure.collapses:
+        closed.append(f"expand {structure.collapses[node.name]!r}")
+    return closed or None
+
+
 _NODES = (
-    Column("NODE", lambda node: node.name),
-    Column("UNIT", lambda node: node.unit or f"({node.type})"),
-    Column("KIND", lambda node: node.info.kind if node.info else None),
-    Column("INPUTS", lambda node: list(node.inputs) or None),
-    Column("OUTPUTS", lambda node: list(node.outputs) or None),
-    Column("BATCH", lambda node: node.batch_size if node.info else None, right=True),
-    Column("QUEUE", lambda node: node.queue_size("") if node.info and node.inputs else None, right=True),
+    Column("NODE", lambda row: row[0].name),
+    Column("UNIT", lambda row: row[0].unit or f"({row[0].type})"),
+    Column("KIND", lambda row: row[0].info.kind if row[0].info else None),
+    Column("INPUTS", lambda row: list(row[0].inputs) or None),
+    Column("OUTPUTS", lambda row: list(row[0].outputs) or None),
+    Column("BATCH", lambda row: row[0].batch_size if row[0].info else None, right=True),
+    Column("QUEUE", lambda row: row[0].queue_size("") if row[0].info and row[0].inputs else None, right=True),
+    Column("INSIDE", _inside),
+    Column("CLOSES", _closes),
 )
 _EDGES = (
     Column("FROM", lambda edge: edge.source),

@@ -148,6 +148,11 @@ class Level:
             yield level
             level = level.outer
 
+    def __str__(self) -> str:
+        if self.bracket is Bracket.CONDITION:
+            return f"branch {', '.join(map(repr, sorted(self.ports)))} of condition {self.node!r}"
+        return f"{self.bracket} {self.node!r}" if self.node else "the flow's inputs"
+
 
 @dataclass(frozen=True, slots=True)
 class Structure:
@@ -155,15 +160,14 @@ class Structure:
 
     `levels`: node → the level of its inputs, or of a source its own. `merges`: input ports (node, port) where branches
     of a condition come together → that condition. `collapses`: collapse node → the expand node whose bracket it
-    closes. `loops`: loop node → (port that goes round, port that leaves). `back_edges` are the ends of the loops.
-    `order`: nodes from the sources to the sinks, back edges left out.
+    closes. `loops`: loop node → (port that goes round, port that leaves). `order`: nodes from the sources to the sinks,
+    the edges that end a loop left out.
     """
 
     levels: Mapping[str, Level]
     merges: Mapping[tuple[str, str], str]
     collapses: Mapping[str, str]
     loops: Mapping[str, tuple[str, str]]
-    back_edges: frozenset[Edge]
     order: tuple[str, ...]
 
 

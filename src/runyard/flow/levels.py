@@ -50,7 +50,6 @@ class _Matcher:
             self._merges,
             self._collapses,
             {name: (loop.again, loop.leave) for name, loop in self._topology.loops.items()},
-            frozenset(loop.back for loop in self._topology.loops.values()),
             self._topology.order,
         )
 
@@ -183,7 +182,7 @@ class _Matcher:
         if roots[0] is not roots[1]:
             message = (
                 f"can not find LeastCommonAncestors node between {name}:{port} and {name}:{other_port}: "
-                f"their data come from {_root(roots[0])} and {_root(roots[1])}"
+                f"their data come from {roots[0]} and {roots[1]}"
             )
             hint = "data match only if they come from the same source"
         elif level.bracket is other.bracket is Bracket.EXPAND and level.outer is other.outer:
@@ -230,7 +229,7 @@ class _Matcher:
         outer = next((at for at in level if at.bracket is Bracket.EXPAND), None)
         hint = "a collapse closes what an expand has opened"
         if outer is not None:
-            hint = f"between it and expand {outer.node!r}, {_name(level)} is open: close that first"
+            hint = f"between it and expand {outer.node!r}, {level} is open: close that first"
         self._note(message, node, node.inputs[0], self._to[node.name, node.inputs[0]][0], hint)
 
     def _note(self, message: str, node: Node, port: str, edge: Edge | None, hint: str = "") -> None:
@@ -257,16 +256,6 @@ def _names(ports: Iterable[str]) -> str:
     return ", ".join(repr(port) for port in sorted(ports))
 
 
-def _root(level: Level) -> str:
-    return f"source {level.node!r}" if level.node else "the flow's inputs"
-
-
-def _name(level: Level) -> str:
-    if level.bracket is Bracket.CONDITION:
-        return f"branch {_names(level.ports)} of condition {level.node!r}"
-    return f"{level.bracket} {level.node!r}"
-
-
 def _difference(one: Level, other: Level) -> str:
     """How `other` lies to `one`, as a phrase that ends before the name of `one`'s thing."""
     common = set(one)
@@ -274,7 +263,7 @@ def _difference(one: Level, other: Level) -> str:
     closed = [level for level in one if level not in set(other)]
     parts = []
     if opened:
-        parts.append("is inside " + ", ".join(_name(level) for level in reversed(opened[:4])))
+        parts.append("is inside " + ", ".join(str(level) for level in reversed(opened[:4])))
     if closed:
-        parts.append("is outside " + ", ".join(_name(level) for level in reversed(closed[:4])))
+        parts.append("is outside " + ", ".join(str(level) for level in reversed(closed[:4])))
     return " and ".join(parts) + ", unlike"

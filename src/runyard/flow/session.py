@@ -87,8 +87,8 @@ class ExternalData(Protocol):
     def create_buffer_list(self) -> BufferList:
         """An empty list to fill and send."""
 
-    def send(self, buffers: Iterable[Any], wait: bool = True) -> Status:
-        """Hands a datum (one or more buffers) to the source's `process`.
+    def send(self, buffers: Iterable[Any], wait: bool = True, last: bool = False) -> Status:
+        """Hands a datum (one or more buffers) to the source's `process`. `last` closes after it, at less cost.
 
         When the source's queue is full it waits for room; with `wait=False` it returns STATUS_BUSY. STATUS_INVALID
         after `close`, STATUS_STOP when the flow has stopped.

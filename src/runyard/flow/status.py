@@ -71,12 +71,12 @@ class Status:
         message: str = "",
         wrapped: Status | None = None,
     ) -> None:
-        if isinstance(code, Status):
+        if code is None or code is True:
+            self._code, self._wrapped = StatusCode.STATUS_SUCCESS, wrapped
+        elif isinstance(code, Status):
             self._code, self._wrapped = code._code, code
         else:
-            if code is None or code is True:
-                code = 0
-            elif code is False:
+            if code is False:
                 code = 1
             if not 0 <= int(code) <= MAX_CODE:
                 raise ValueError(f"there is no status code {int(code)}; codes are 0 to {MAX_CODE}")

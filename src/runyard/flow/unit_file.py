@@ -16,7 +16,7 @@ TYPES = ("python", "inference", "yolo_postprocess", "java", "c++")
 _REQUIRED = ("name", "device", "version", "description", "type")
 _GROUP = re.compile(r"[A-Z]\w*(/\w+)?")
 _AT = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_MARKED = re.compile(rb"^\s*(\[\s*base\s*\]|base\.)", re.MULTILINE)
+_MARKED = re.compile(rb"^\s*(\[\s*base\s*\]|base\s*[.=])", re.MULTILINE)
 
 
 class NotAUnit(Exception):

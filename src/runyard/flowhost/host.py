@@ -22,13 +22,14 @@ from runyard.flowhost.spec import BadSpec, read_spec
 if TYPE_CHECKING:
     from runyard.flow.hosted import HostSpec
     from runyard.flow.runtime.runner import FlowRun
+    from runyard.flow.status import Status
 
 STATISTICS_INTERVAL = 1.0
 GRACE = 8.0
 """Seconds that units have to come to an end after a signal: less than the agent gives us before it kills."""
 EXIT_TIME = 2.0
 """Seconds that the interpreter has to end itself; a unit's own threads may keep it from that."""
-SWITCH_INTERVAL = float(os.environ.get("SWI", "0.0005"))
+SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread has to let another one run. Requests go from the HTTP thread to a worker and back: with
 Python's 5 ms each of the two would wait for the other to pause."""
 _LEVELS = {"DEBUG": 10, "INFO": 20, "NOTICE": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "FATAL": 50, "OFF": 60}
@@ -121,7 +122,7 @@ class Host:
         result = flow.wait()
         end_statistics()
         if flow.failed and result is not None:
-            return result.wrap_errormsgs(), result.code().name
+            return _told(result)
         return None
 
 
@@ -159,11 +160,17 @@ def _explained(error: BaseException) -> tuple[str, str]:
         first = error.problems[0]
         return first.chain, first.code.name
     if isinstance(error, FlowError):
-        return error.status.wrap_errormsgs(), error.status.code().name
+        return _told(error.status)
     if isinstance(error, (OSError, UnicodeDecodeError)):
         return f"Input/output error, the flow can't be read: {error}", "STATUS_IO"
     _log.error("a defect", exc_info=error)
     return f"Internal error, {type(error).__name__}: {error}", "STATUS_INTERNAL"
+
+
+def _told(status: Status) -> tuple[str, str]:
+    from runyard.flow.status import StatusCode
+
+    return status.wrap_errormsgs(), StatusCode(status.code()).name
 
 
 def _end_soon(code: int) -> None:

@@ -18,8 +18,7 @@ from runyard.model.errors import InvalidInput
 from runyard.model.job import Dependency, JobSpec
 from runyard.model.quantity import Duration, parse_duration
 from runyard.project.container import USER_EDIT, canonical, deploy_container, known
-from runyard.project.http import address_of
-from runyard.project.wire import UrlStyle
+from runyard.project.wire import UrlStyle, address_of
 
 MAX_STEPS, MAX_INPUTS, MAX_INFO, MAX_TEXT = 100, 32, 100, 4096
 #: Of an id that comes from the network and becomes a folder's name (spec 4.1).

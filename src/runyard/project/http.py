@@ -16,6 +16,8 @@ from urllib.parse import urljoin, urlsplit
 import httptools
 import msgspec
 
+from runyard.project.wire import Address, address_of
+
 MAX_REDIRECTS = 3
 #: Connections that are kept for one address, and seconds after which one that is not used is closed.
 KEPT, IDLE = 64, 30.0
@@ -41,28 +43,6 @@ class Timeouts(msgspec.Struct, frozen=True):
 
     connect: float = 2.0
     read: float = 5.0
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-    tls: bool
-
-    @property
-    def header(self) -> str:
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
-
-
-def address_of(url: str) -> Address:
-    """Where a URL leads. Raises ValueError if it is not one of http or https with a host."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as http://host:8888")
-    if parts.username or parts.password:
-        raise ValueError("must not hold a password: calls to members carry none")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return Address(parts.hostname, port, parts.scheme == "https")
 
 
 class _Connection(asyncio.Protocol):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any
-from urllib.parse import quote, unquote_plus
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import msgspec
 
@@ -190,6 +190,28 @@ def _shown(status: int, text: str) -> str:
 
 
 # Addresses --------------------------------------------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def header(self) -> str:
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
+
+
+def address_of(url: str) -> Address:
+    """Where a URL leads. Raises ValueError if it is not one of http or https with a host."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://host:8888")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a password: calls to members carry none")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Address(parts.hostname, port, parts.scheme == "https")
 
 
 def target_of(operation: str, parameters: Mapping[str, str], style: UrlStyle) -> str:

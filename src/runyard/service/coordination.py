@@ -29,12 +29,12 @@ from runyard.project import state as project
 from runyard.project.coordinator import Coordinator
 from runyard.project.definition import Step
 from runyard.project.files import LOG, project_folder
-from runyard.project.http import Client, Timeouts, address_of
+from runyard.project.http import Client, Timeouts
 from runyard.project.member import Member
 from runyard.project.places import Claim, Places
 from runyard.project.state import Phase, ProjectState
 from runyard.project.steps import Timing
-from runyard.project.wire import START, STATUS_REQUEST, STOP
+from runyard.project.wire import START, STATUS_REQUEST, STOP, address_of
 from runyard.service.live_project import Live
 from runyard.service.service import Service
 from runyard.service.stepjobs import StepJobs

@@ -13,15 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from runyard.model.check import refuse
-from runyard.model.flow import Flow, FlowEdge, FlowGraph, FlowNode, FlowProblem
+from runyard.model.flow import Flow, FlowGraph
 
 if TYPE_CHECKING:
     from runyard.flow.check import Checked
     from runyard.flow.problem import Problem
 
 _threads = ThreadPoolExecutor(2, "flow-check")
-#: Characters of an attribute that are shown.
-MAX_ATTRIBUTE = 4096
 
 
 async def read_graph(flow: Flow, cwd: str | None) -> FlowGraph:
@@ -39,35 +37,13 @@ async def must_be_sound(flow: Flow, cwd: str | None) -> None:
 
 
 def _read_graph(flow: Flow, cwd: str | None) -> FlowGraph:
+    from runyard.flow.describe import describe, describe_problems
     from runyard.flow.problem import BadFlow
 
     try:
-        checked = _check(flow, cwd)
+        return describe(_check(flow, cwd))
     except BadFlow as bad:
-        return FlowGraph(name="", nodes=[], edges=[], problems=_documents(bad.problems), warnings=[])
-    graph = checked.graph
-    return FlowGraph(
-        name=graph.name,
-        nodes=[
-            FlowNode(
-                name=node.name,
-                type=node.type,
-                unit=node.unit,
-                kind=node.info.kind if node.info is not None else None,
-                device=node.device,
-                inputs=list(node.inputs),
-                outputs=list(node.outputs),
-                attributes={key: value[:MAX_ATTRIBUTE] for key, value in node.attributes.items()},
-            )
-            for node in graph.nodes.values()
-        ],
-        edges=[
-            FlowEdge(source=edge.source, source_port=edge.source_port, target=edge.target, target_port=edge.target_port)
-            for edge in graph.edges
-        ],
-        problems=_documents(checked.problems),
-        warnings=_documents(checked.warnings),
-    )
+        return FlowGraph(name="", nodes=[], edges=[], problems=describe_problems(bad.problems), warnings=[])
 
 
 def _check(flow: Flow, cwd: str | None) -> Checked:
@@ -105,19 +81,3 @@ def _without(anchor: str, problems: Iterable[Problem]) -> tuple[Problem, ...]:
         else problem
         for problem in problems
     )
-
-
-def _documents(problems: Iterable[Problem]) -> list[FlowProblem]:
-    return [
-        FlowProblem(
-            message=problem.sentence,
-            code=problem.code.name,
-            file=problem.file,
-            line=problem.line,
-            column=problem.column,
-            node=problem.node,
-            port=problem.port,
-            excerpt=problem.excerpt(),
-        )
-        for problem in problems
-    ]

@@ -19,12 +19,12 @@ import msgspec
 from runyard.core.inputs import Note, Tick
 from runyard.core.record import JobRecord
 from runyard.model.check import build_spec, refuse
-from runyard.model.errors import Conflict, NotFound, RunyardError, TooLarge
+from runyard.model.errors import ConfigError, Conflict, NotFound, RunyardError, TooLarge
 from runyard.model.job import Explanation, JobDoc, JobSpec
 from runyard.model.project import ProjectDoc, Readiness, StepDoc
 from runyard.model.state import ENDED, State
 from runyard.project import files
-from runyard.project.container import canonical, known
+from runyard.project.container import CONTAINERS, canonical, known
 from runyard.project.definition import Project, Step
 from runyard.project.files import project_folder
 from runyard.project.http import Timeouts
@@ -32,7 +32,7 @@ from runyard.project.member import Member
 from runyard.project.state import Advance, Phase, ProjectState, Reported, shown
 from runyard.project.steps import Timing
 from runyard.project.update import MAX_KINDS, PROGRESS
-from runyard.project.wire import STATUS_REQUEST, BadReport, Kind, MemberState, Report
+from runyard.project.wire import STATUS_REQUEST, BadReport, Kind, MemberState, Report, address_of
 from runyard.service.coordination import STATES, Coordination, read_state
 from runyard.service.live_project import Live
 from runyard.service.service import PROJECT, Service
@@ -467,10 +467,6 @@ def addresses(configured: Iterable[str], env: Mapping[str, str]) -> dict[str, st
 
     Raises ConfigError.
     """
-    from runyard.model.errors import ConfigError
-    from runyard.project.container import CONTAINERS
-    from runyard.project.http import address_of
-
     found: dict[str, str] = {}
     for item in configured:
         name, equals, url = item.partition("=")

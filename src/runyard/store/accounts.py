@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, delete, insert, s
 from sqlalchemy.exc import DatabaseError
 
 from runyard.model.account import Role, Scope, Token, User
-from runyard.model.errors import ConfigError, Conflict
+from runyard.model.errors import ConfigError, Conflict, Unavailable
 from runyard.store import migrations, tables
 from runyard.store.store import ENGINE, FILE, Store, cannot_write, read_url, set_up_sqlite
 
@@ -119,22 +119,31 @@ class AccountStore:
             return 0
 
     def version(self) -> int:
-        """Another number after each change, wherever it was made."""
-        with self._engine.connect() as connection:
+        """Another number after each change, wherever it was made. Raises Unavailable, as all that reads here."""
+        with self._reading() as connection:
             return _version(connection)
 
     def load(self) -> tuple[int, list[User], list[Token]]:
         """The version, all accounts and all tokens, as of one moment."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             users = [_user(row) for row in connection.execute(select(_users).order_by(_users.c.name))]
             tokens = [_token(row) for row in connection.execute(select(_tokens).order_by(_tokens.c.created_at))]
             return _version(connection), users, tokens
 
     def changes(self, limit: int = 1000) -> list[Change]:
         """The oldest changes of which no event has been made."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(select(_log).order_by(_log.c.id).limit(limit))
             return [Change(row.id, row.at, row.type, msgspec.json.decode(row.data)) for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DatabaseError as error:
+            reason = " ".join(str(error.orig).split())
+            raise Unavailable(f"the accounts in {self._name} can't be read now: {reason}") from error
 
     # Changing -----------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,10 @@ _PLAIN = "text/plain"
 _FORM = "application/x-www-form-urlencoded"
 #: Bytes of output up to which an answer is made in one piece.
 _SMALL = 256 * 1024
+#: Seconds that a request may wait: the released client gives up after 5.
 _MAX_WAIT = 4.0
+#: Parameters of one request at most.
+_FIELDS = 1000
 _ID = "{id}"
 
 Answer = Response[bytes] | StreamResponse
@@ -173,7 +176,7 @@ class FluxDoor:
         records = await self._jobs.visible(caller, USUAL + offset if narrow or offset else most)
         if not details and not narrow and not offset:
             return self._tagged(request, {"jobs": [brief(record) for record in records]})
-        rows = [self._jobs.detailed(record) for record in records]
+        rows = await self._jobs.rows(records)
         problems: dict[str, str] = {}
         if "ids" in query:
             rows, problems = await self._chosen(caller, query.text("ids") or "")
@@ -202,7 +205,7 @@ class FluxDoor:
         text = query.get("search[value]") or query.get("search") or query.get("query")
         regex = query.boolean("regex") or query.boolean("search[regex]") or False
         records = await self._jobs.visible(caller, USUAL)
-        rows = [self._jobs.detailed(record) for record in records]
+        rows = await self._jobs.rows(records)
         found = await asyncio.to_thread(searched, filtered(rows, query), text, regex=regex)
         answer = page(sorted_rows(found, query.values), query) | {"recordsTotal": len(rows)}
         return self._tagged(request, answer)
@@ -342,8 +345,14 @@ def refusal(error: RunyardError) -> Response[bytes]:
 
 
 def _pairs(text: bytes) -> dict[str, Any]:
-    """The values in a query or a form; the last of several with one name wins."""
-    return dict(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True, errors="replace"))
+    """The values in a query or a form; the last of several with one name wins. Raises Refused (400)."""
+    try:
+        pairs = parse_qsl(
+            text.decode("utf-8", "replace"), keep_blank_values=True, errors="replace", max_num_fields=_FIELDS
+        )
+    except ValueError:
+        raise detail(400, f"there are more than {_FIELDS} parameters") from None
+    return dict(pairs)
 
 
 def _kind(request: AnyRequest) -> str:

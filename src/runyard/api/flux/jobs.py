@@ -28,6 +28,8 @@ from runyard.store.listing import Filter
 #: The executor on whose nodes this door's jobs run.
 EXECUTOR = "local"
 _PAGE = 1000
+#: Records made between two turns of the loop.
+_BREATH = 200
 
 
 class NodeRow(msgspec.Struct):
@@ -57,12 +59,23 @@ class Jobs:
         if number is None:
             raise no_job_id(text)
         record = await self._service.look_up(str(number))
-        if record is None or not caller.may_see(record.owner):
+        if record is not None and not caller.may_see(record.owner):
+            caller.refused(f"{caller.name!r} may not see jobs of {record.owner!r}")
+            record = None
+        if record is None:
             raise no_job(text)
         return record
 
     def detailed(self, record: JobRecord) -> dict[str, Any]:
         return detailed(record, user_id(record.owner), self.ranks(), self._engine.clock())
+
+    async def rows(self, records: list[JobRecord]) -> list[dict[str, Any]]:
+        """The detailed records of many, without holding others up."""
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(records), _BREATH):
+            found += map(self.detailed, records[start : start + _BREATH])
+            await asyncio.sleep(0)
+        return found
 
     # Many ---------------------------------------------------------------------------------------------------------
 

@@ -53,8 +53,8 @@ def name_of(record: JobRecord) -> str:
     """The job's name: that of its program, unless it has one of its own."""
     if record.spec.name is not None:
         return record.spec.name
-    argv = asked_argv(record.spec)
-    return os.path.basename(argv[0]) or argv[0]
+    program = next(iter(asked_argv(record.spec)), record.kind)
+    return os.path.basename(program) or program
 
 
 def priority_of(record: JobRecord) -> int:
@@ -200,7 +200,7 @@ def _start_failure(record: JobRecord, replica: Replica) -> str:
     if words is None:
         return reason
     host = replica.shares[0].node if replica.shares else ""
-    return f"task 0 (host {host}): start failed: {asked_argv(record.spec)[0]}: {words}"
+    return f"task 0 (host {host}): start failed: {next(iter(asked_argv(record.spec)), record.kind)}: {words}"
 
 
 def annotations_of(record: JobRecord, ranks: Mapping[str, int]) -> dict[str, Any]:

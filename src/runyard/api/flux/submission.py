@@ -126,7 +126,9 @@ def job_of(asked: Submission, user: str | None = None, *, missing_folder: bool =
 
 
 def asked_argv(spec: JobSpec) -> list[str]:
-    """The command as it was asked for."""
+    """The command as it was asked for; empty for a job that is no command."""
+    if spec.command is None and spec.script is None:
+        return []
     return spec.argv[4:] if MISSING_FOLDER in spec.labels else spec.argv
 
 

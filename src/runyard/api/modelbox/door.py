@@ -20,6 +20,7 @@ from runyard.api.modelbox.refusal import Code, Refusal, refusal_of
 from runyard.api.modelbox.registry import DOOR, Entry, Registry
 from runyard.api.modelbox.request import Document, read_create, read_graph
 from runyard.api.modelbox.status import Status
+from runyard.api.problem import refusal_headers
 from runyard.auth.caller import Caller
 from runyard.core.inputs import Cancel, Tick
 from runyard.core.record import JobRecord
@@ -78,12 +79,15 @@ class ModelboxDoor:
         peer = request.scope["client"]
         if not self._acl.allows(peer[0] if peer is not None else None):
             return Response(b"Access Denied", status_code=403, media_type="text/plain", headers=SAFE_HEADERS)
+        headers = SAFE_HEADERS
         try:
             status, body = await self._act(request)
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else _refusal(request, error)
             status, body = refusal.status, refusal.body
-        return Response(body, status_code=status, media_type="application/json", headers=SAFE_HEADERS)
+            if isinstance(error, RunyardError):
+                headers = headers | refusal_headers(error)
+        return Response(body, status_code=status, media_type="application/json", headers=headers)
 
     async def _act(self, request: AnyRequest) -> tuple[int, bytes]:
         caller = caller_of(request)
@@ -238,12 +242,12 @@ class ModelboxDoor:
 
         A job whose file is as it was goes on if it still runs; one whose file is gone or has changed is ended.
         """
-        if not self._flow_path and not self._settings.application_root:
+        entries = {entry.path: entry for entry in self._registry if entry.path}
+        if not entries and not self._flow_path and not self._settings.application_root:
             return
         files, problems = await asyncio.to_thread(read_folders, self._flow_path, self._settings.application_root)
         for name, problem in problems:
             log.warning("the graph %s is not loaded: %s", name, problem)
-        entries = {entry.path: entry for entry in self._registry if entry.path}
         jobs = [Known(entry.path, entry.digest, entry.job in self._engine.reactor.jobs) for entry in entries.values()]
         todo = plan(files, jobs, revive=True)
         await asyncio.gather(*[self._unload_file(entries[path]) for path in todo.end])

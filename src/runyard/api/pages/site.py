@@ -36,6 +36,8 @@ ROWS, EVENTS, TAIL, REPLICAS = 100, 200, 64 * 1024, 100
 #: Names of states for the filter: groups first.
 STATES: dict[str, frozenset[State]] = {"live": LIVE, "ended": ENDED} | {str(s): frozenset({s}) for s in State}
 _TYPES = " ".join(type for type in EVENT_TYPES if type.startswith(("job.", "run.")))
+#: Parameters of one address at most.
+_FIELDS = 100
 _CHOICES = ("q", "state", "owner")
 _STREAMS = {"stdout": Stream.OUT, "stderr": Stream.ERR}
 
@@ -340,7 +342,10 @@ def _static(request: AnyRequest, name: str) -> Response[bytes]:
 
 def _query(request: AnyRequest) -> dict[str, str]:
     text = request.scope["query_string"].decode("latin-1")
-    return dict(parse_qsl(text, keep_blank_values=True, errors="replace"))
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=_FIELDS))
+    except ValueError:
+        return {}
 
 
 def _here(request: AnyRequest) -> str:

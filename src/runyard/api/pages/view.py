@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from runyard.api.flux.submission import asked_argv
 from runyard.core.record import JobRecord
 from runyard.model.event import Event
 from runyard.model.ids import f58
@@ -48,7 +49,7 @@ def row(record: JobRecord, now: float, may_change: bool) -> Row:
     return Row(
         id=str(record.id),
         f58=f58(record.id),
-        name=record.spec.name or command[:_COMMAND] or f58(record.id),
+        name=record.spec.name or command[:_COMMAND] or record.kind,
         command=command,
         state=record.state,
         reason=record.reason or "",
@@ -67,9 +68,7 @@ def row(record: JobRecord, now: float, may_change: bool) -> Row:
 
 def command_text(spec: JobSpec) -> str:
     """What runs, in one line."""
-    if spec.command is None and spec.script is None:
-        return ""
-    return " ".join((spec.script or " ".join(spec.argv)).split())
+    return " ".join((spec.script or " ".join(asked_argv(spec))).split())
 
 
 def event_line(event: Event) -> dict[str, Any]:

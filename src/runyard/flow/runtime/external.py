@@ -32,7 +32,7 @@ class SourceData:
     def create_buffer_list(self) -> BufferList:
         return BufferList()
 
-    def send(self, buffers: Iterable[Any], wait: bool = True) -> Status:
+    def send(self, buffers: Iterable[Any], wait: bool = True, last: bool = False) -> Status:
         rows = [buffer if isinstance(buffer, Buffer) else as_buffer(buffer) for buffer in buffers]
         scheduler, node, lane = self._scheduler, self._node, self._lane
         with scheduler.lock:
@@ -48,6 +48,10 @@ class SourceData:
                 scheduler.room.wait()
             if rows:
                 node.feed(lane, rows)
+            if last:
+                self._closed = True
+                node.close(lane)
+            if rows or last:
                 scheduler.changed()
         return Status()
 
@@ -174,7 +178,7 @@ class Exchange:
                     return Status(StatusCode.STATUS_INVALID, "the session is closed")
                 queues = self._lane.queues or []
                 # An input that others wait for must not wait for them.
-                if node.waiting < node.plan.external_capacity or len(queues[port]) <= min(map(len, queues)):
+                if node.waiting < node.plan.external_capacity or len(queues[port]) < max(map(len, queues)):
                     break
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:

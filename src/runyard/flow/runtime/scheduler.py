@@ -75,8 +75,13 @@ class Scheduler:
         """After something came in from outside. The lock is held."""
         if self.abandoned:
             self._close_abandoned()
-        if self._quick == 0 and (self.machine.mask or self.machine.fault or self.machine.ended):
+        if self._quick == 0 and self._anything():
             self._wake()
+
+    def _anything(self) -> bool:
+        """Whether there is something for a worker to do."""
+        machine = self.machine
+        return bool(machine.mask or machine.fault or machine.ended or machine.freed or self.abandoned)
 
     def _wake(self) -> None:
         if self._sleepers:
@@ -108,13 +113,13 @@ class Scheduler:
                     if self._awake == 0 and not self._nudge():
                         self._watch_idle = True
                         break
-                    if self.machine.mask and self._picks == seen:
+                    if self._picks == seen and self._anything():
                         self._wake()
                     seen = self._picks
 
     def _nudge(self) -> bool:
         """Nobody is awake: whether there is work all the same."""
-        if self.machine.mask or self.machine.unblock():
+        if self._anything() or self.machine.unblock():
             self._wake()
             return True
         return False

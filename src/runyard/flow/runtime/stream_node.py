@@ -9,7 +9,7 @@ from runyard.flow.runtime.lane import END, PLACEHOLDER, Call, End, Lane, Part, S
 from runyard.flow.runtime.node import Edge, Node
 from runyard.flow.runtime.plan import NodePlan
 from runyard.flow.status import Status, StatusCode
-from runyard.flow.unit import DataContext, FlowUnitEvent
+from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
 
 
 class StreamNode(Node):
@@ -127,12 +127,16 @@ class StreamNode(Node):
     def _ending(self, lane: Lane, end: End) -> Call | None:
         """The stream is over: the unit's `data_post`, if it was begun."""
         stream = lane.stream
-        if stream is None or not stream.opened or stream.failed is not None:
+        if stream is None or not stream.opened or stream.failed is not None or not self._posts():
             lane.stream = None
             return None
         call = self._call(lane, stream, [])
         call.post = True
         return call
+
+    def _posts(self) -> bool:
+        """Whether the unit has a `data_post` of its own: calling the base's would do nothing but cost time."""
+        return getattr(getattr(self.unit, "data_post", None), "__func__", None) is not FlowUnit.data_post
 
     def _all_failed(self, lane: Lane, error: tuple[str, str], count: int) -> None:
         for port, scope in enumerate(self.plan.out_scopes):

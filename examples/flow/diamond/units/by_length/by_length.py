@@ -3,12 +3,12 @@
 import _flowunit as modelbox
 
 
-class ByLength(modelbox.FlowUnit):  # type: ignore[misc]
-    def open(self, config):  # type: ignore[no-untyped-def]
+class ByLength(modelbox.FlowUnit):
+    def open(self, config):
         self.longest = config.get_int("longest", 20)
         return modelbox.Status.StatusCode.STATUS_SUCCESS
 
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+    def process(self, data_ctx):
         for buffer in data_ctx.input("in_text"):
             port = "out_long" if len(str(buffer)) > self.longest else "out_short"
             data_ctx.output(port).push_back(buffer)

@@ -5,8 +5,8 @@ import numpy as np
 import _flowunit as modelbox
 
 
-class DigitsPrepare(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class DigitsPrepare(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_data")
         for buffer in data_ctx.input("in_image"):
             grey = np.array(buffer).mean(axis=2, dtype=np.float32)

@@ -7,8 +7,8 @@ import numpy as np
 import _flowunit as modelbox
 
 
-class DigitsReply(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class DigitsReply(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_data")
         for label, odds in zip(data_ctx.input("in_label"), data_ctx.input("in_odds"), strict=True):
             if label.has_error():

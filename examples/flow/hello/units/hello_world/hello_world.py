@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import _flowunit as modelbox
 
 
-class HelloWorld(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class HelloWorld(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_data")
         for buffer in data_ctx.input("in_data"):
             try:

@@ -9,10 +9,10 @@ import _flowunit as modelbox
 GRID = re.compile(r"[?&]grid=([1-9]|1[0-6])x([1-9]|1[0-6])(&|$)")
 
 
-class CutRegions(modelbox.FlowUnit):  # type: ignore[misc]
+class CutRegions(modelbox.FlowUnit):
     """The request's query says how many columns and rows there are, as in `?grid=3x2`; otherwise 2x2."""
 
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+    def process(self, data_ctx):
         results = data_ctx.output("out_image")
         for buffer in data_ctx.input("in_image"):
             found = GRID.search(buffer.get("uri"))

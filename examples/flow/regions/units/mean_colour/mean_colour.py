@@ -5,8 +5,8 @@ import numpy as np
 import _flowunit as modelbox
 
 
-class MeanColour(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class MeanColour(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_data")
         for buffer in data_ctx.input("in_image"):
             red, green, blue = np.array(buffer).reshape(-1, 3).mean(axis=0).round().astype(int).tolist()

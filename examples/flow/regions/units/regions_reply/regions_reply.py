@@ -5,8 +5,8 @@ import json
 import _flowunit as modelbox
 
 
-class RegionsReply(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class RegionsReply(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_data")
         for buffer in data_ctx.input("in_data"):
             if buffer.has_error():

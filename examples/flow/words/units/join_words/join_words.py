@@ -5,8 +5,8 @@ import json
 import _flowunit as modelbox
 
 
-class JoinWords(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class JoinWords(modelbox.FlowUnit):
+    def process(self, data_ctx):
         words = [word for word in data_ctx.input("in_word") if word.get("length")]
         answer = {
             "words": len(words),

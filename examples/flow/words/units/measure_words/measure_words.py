@@ -3,8 +3,8 @@
 import _flowunit as modelbox
 
 
-class MeasureWords(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class MeasureWords(modelbox.FlowUnit):
+    def process(self, data_ctx):
         words = data_ctx.input("in_word")
         results = data_ctx.output("out_word")
         for word in words:

@@ -3,8 +3,8 @@
 import _flowunit as modelbox
 
 
-class SplitWords(modelbox.FlowUnit):  # type: ignore[misc]
-    def process(self, data_ctx):  # type: ignore[no-untyped-def]
+class SplitWords(modelbox.FlowUnit):
+    def process(self, data_ctx):
         results = data_ctx.output("out_word")
         for buffer in data_ctx.input("in_text"):
             # A text without words is one empty word: an empty sub-stream would have no result, and no answer.

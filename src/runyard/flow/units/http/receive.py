@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from runyard.flow.buffer import Buffer, BufferList
+from runyard.flow.buffer import Buffer
 from runyard.flow.configuration import Configuration
 from runyard.flow.session import SessionContext
 from runyard.flow.status import FlowError, StatusCode
@@ -162,10 +162,10 @@ class _Receiver(FlowUnit):
             "headers": exchange.headers,
             "endpoint": self._endpoint,
         }
-        sent = external.send(BufferList(HttpBuffer(body, meta=meta)), wait=False)
-        external.close()
+        sent = external.send((HttpBuffer(body, meta=meta),), wait=False, last=True)
         if sent:
             return True
+        external.close()
         exchange.answer({StatusCode.STATUS_BUSY: 429, StatusCode.STATUS_STOP: 503}.get(sent.code(), 500))
         return False
 

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections import deque
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
 
@@ -33,11 +34,6 @@ _SAFE = (
     b"frame-ancestors 'none'\r\n"
     b"X-Frame-Options: DENY\r\n"
 )
-_STATUS = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nDate: ".encode()
-    for status in HTTPStatus
-    if status >= 200
-}
 
 
 class Exchange:
@@ -250,13 +246,10 @@ class Wire(asyncio.Protocol):
         if transport is None:
             return
         keep = exchange.keep_alive and not self._service.closing and (not self._closing or bool(self._waiting))
-        head = _STATUS[status] + _date(self._loop.time()) + b"Content-Length: %d\r\n" % len(body)
-        if kind:
-            head += b"Content-Type: " + kind + b"\r\n"
-        if safe:
-            head += _SAFE
-        head += more
-        head += b"Connection: keep-alive\r\n\r\n" if keep else b"Connection: close\r\n\r\n"
+        head = b"%bContent-Length: %d\r\n\r\n" % (
+            _head(status, kind, more, safe, keep, int(self._loop.time())),
+            len(body),
+        )
         transport.write(head + body if len(body) < 65536 else head)
         if len(body) >= 65536:
             transport.write(body)
@@ -332,14 +325,12 @@ def _longer(length: str, bound: int) -> bool:
     return length.isdecimal() and (len(length) > 19 or int(length) > bound)
 
 
-class _Clock:
-    second = -1.0
-    text = b""
-
-
-def _date(now: float) -> bytes:
-    """The `Date` header's value and the line's end, made anew each second of the loop's clock."""
-    if now - _Clock.second >= 1.0 or now < _Clock.second:
-        _Clock.second = float(int(now))
-        _Clock.text = formatdate(usegmt=True).encode() + b"\r\n"
-    return _Clock.text
+@lru_cache(maxsize=256)
+def _head(status: int, kind: bytes, more: bytes, safe: bool, keep: bool, second: int) -> bytes:
+    """An answer's head up to the length of its body. `second` is the clock's, so that the date is made anew in time."""
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(usegmt=True)}\r\n".encode()
+    if kind:
+        head += b"Content-Type: " + kind + b"\r\n"
+    if safe:
+        head += _SAFE
+    return head + more + (b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n")
