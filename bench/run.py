@@ -20,7 +20,20 @@ from bench.figure import Figure, table
 from bench.server import prefer
 
 #: In this order: those that leave many files behind come last.
-NAMES = ("idle", "latency", "submit", "launch", "meproc", "flux", "auth", "modelbox", "tango", "adopt", "million", "crash")
+NAMES = (
+    "idle",
+    "latency",
+    "submit",
+    "launch",
+    "meproc",
+    "flux",
+    "auth",
+    "modelbox",
+    "tango",
+    "adopt",
+    "million",
+    "crash",
+)
 
 
 def benchmark(name: str, options: argparse.Namespace) -> Callable[[], list[Figure]]:

@@ -38,7 +38,9 @@ class Client:
         self.hello = self.wait(wire.Hello)
 
     def send(self, *messages: wire.ToAgent) -> None:
+        self.sock.settimeout(30)
         self.sock.sendall(wire.encode_frame(messages))
+        self.sock.settimeout(0.05)
 
     def wait(self, kind: type[M], test: Callable[[M], bool] = lambda _: True, timeout: float = 30.0) -> M:
         """The first message of that kind that passes the test, old ones included."""

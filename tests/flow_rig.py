@@ -75,7 +75,9 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
     if step.kind == "cond":
         sides: list[list[Any]] = []
         for side in (0, 1):
-            picked = [v if isinstance(v, Err) or (v is not GAP and number(v, name) % 2 == side) else GAP for v in values]
+            picked = [
+                v if isinstance(v, Err) or (v is not GAP and number(v, name) % 2 == side) else GAP for v in values
+            ]
             sides.append(expected(step.inner[side], picked, (*path, f"{name}:{side}")))
         return [b if a is GAP else a for a, b in zip(*sides, strict=True)]
     if step.kind == "loop":
@@ -205,7 +207,9 @@ class Builder:
             "fail": lambda v: None if number(v, name) % 4 == 0 else v,
         }  # fmt: skip
         if kind in acts:
-            node = self.node(name, Kind.NORMAL, ("in",), ("out",), _each(acts[kind], name), exception_visible=kind == "catch")
+            node = self.node(
+                name, Kind.NORMAL, ("in",), ("out",), _each(acts[kind], name), exception_visible=kind == "catch"
+            )
         else:
             act = {"stream": _count, "late": _late, "filter": _filter(name)}[kind]
             node = self.node(name, Kind.STREAM, ("in",), ("out",), act, stream=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runyard.flow.buffer import Buffer, BufferList, DataMeta, Device
 from runyard.flow.configuration import Configuration
 from runyard.flow.log import (
@@ -39,7 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """The parts for programs are loaded when they are asked for: a unit does not need them."""
     if name in _SDK:
         from importlib import import_module

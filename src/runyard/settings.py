@@ -141,7 +141,7 @@ class Modelbox(Section, frozen=True):
     allow: list[str] = []
     """Who may use the door: IPv4 addresses, networks, names of hosts; empty means everybody."""
     flow_path: str = ""
-    """A folder of graphs, or one graph, loaded at the start; graphs that come by REST are kept in `oneshot` below it."""
+    """A folder of graphs, or one graph, loaded at the start; copies of those that come by REST go to its `oneshot`."""
     application_root: str = ""
     """A folder of projects; the graphs in the folder `graph` of each are loaded at the start."""
     create_timeout: Duration = 60.0

@@ -102,8 +102,8 @@ def test_stop_time_limit_and_signals_reach_every_task_and_what_it_started(agent:
     launches, stops = [], ("stop", "limit", "signal", "kill")
     for name in stops:
         then = "setsid sleep 600 & exec sleep 600"
-        limit = {"time_limit": 2.0} if name == "limit" else {}
-        launches.append(agent.launch(telling(tmp_path / name, then), tasks=many(3), **limit))
+        seconds = 2.0 if name == "limit" else None
+        launches.append(agent.launch(telling(tmp_path / name, then), tasks=many(3), time_limit=seconds))
     client.send(*launches)
     for launch in launches:
         client.started(launch.run)

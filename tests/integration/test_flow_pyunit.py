@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import modelbox
 import pytest
-from tests.helpers import wait_until
 
+import modelbox
 from runyard.flow.document import FlowDocument
 from runyard.flow.sdk import Flow
 from runyard.flow.status import FlowError, StatusCode
+from tests.helpers import wait_until
 
 WAIT_MS = 30_000
 Write = Callable[..., Path]
@@ -29,7 +29,9 @@ def write(tmp_path: Path) -> Write:
         (folder / "unit.py").write_text(code)
         for other, text in files.items():
             (folder / f"{other}.py").write_text(text)
-        ports = '[input]\n[input.input1]\nname = "in"\n' + ('[output]\n[output.output1]\nname = "out"\n' if outputs else "")
+        ports = '[input]\n[input.input1]\nname = "in"\n' + (
+            '[output]\n[output.output1]\nname = "out"\n' if outputs else ""
+        )
         (folder / "unit.toml").write_text(
             f'[base]\nname = "{name}"\ndevice = "cpu"\nversion = "1.0.0"\ndescription = "d"\ntype = "python"\n'
             f'entry = "{entry}"\n{base}\n[config]\nprefix = "{name}"\n{ports}'
@@ -86,9 +88,12 @@ FAILING: dict[str, tuple[str, str]] = {
     "code": ("return modelbox.Status.StatusCode.STATUS_FAULT", "Fault"),
     "false": ("return False", "the unit returned False"),
     "rubbish": ("return 'done'", "the unit returned str, not a Status"),
-    "count": ("data_context.output('out').push_back('x'); data_context.output('out').push_back('y')", "input buffer count 1 should equal output buffer count 2"),
+    "count": (
+        "data_context.output('out').extend(data_context.input('in') * 2)",
+        "count 1 should equal output buffer count 2",
+    ),
     "port": ("data_context.output('wrong')", "there is no output port 'wrong'; the outputs are: out"),
-    "set": ("b = data_context.input('in')[0]; b.set_error('My.Code', 'mine'); data_context.output('out').push_back(b)", "mine"),
+    "set": ("b = data_context.input('in'); b.set_error('My.Code', 'no'); data_context.output('out').extend(b)", "no"),
 }  # fmt: skip
 
 
@@ -113,7 +118,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "missing": ("class Other: ...\n", "has no 'Unit'"),
     "empty": ("class Unit: ...\n", "has no process()"),
     "opens": (
-        "import modelbox\nclass Unit(modelbox.FlowUnit):\n    def open(self, config):\n        config.get_int('prefix')\n",
+        "import modelbox\nclass Unit(modelbox.FlowUnit):\n    def open(self, config): config.get_int('prefix')\n",
         "option 'prefix' must be a whole number, not 'opens'",
     ),
 }

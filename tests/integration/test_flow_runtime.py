@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import wait_until
 
 from runyard.flow.buffer import Buffer
 from runyard.flow.configuration import Configuration
 from runyard.flow.document import FlowDocument
-from runyard.flow.native import NativeUnit, flowunit
+from runyard.flow.native import flowunit
 from runyard.flow.runtime.runner import FlowRun, load_flow
 from runyard.flow.sdk import Flow
 from runyard.flow.sdk_graph import FlowGraphDesc
 from runyard.flow.status import FlowError, Status, StatusCode
 from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
 from runyard.flow.unit_library import UnitLibrary
+from tests.helpers import wait_until
 
 WAIT = 30.0
 
 
-def load(dot: str, *units: NativeUnit, **options: Any) -> FlowRun:
+def load(dot: str, *units: Any, **options: Any) -> FlowRun:
     library = UnitLibrary()
     for unit in units:
         library.add(unit.info)
@@ -73,7 +73,12 @@ def test_results_of_concurrent_calls_keep_their_order(flows: list[FlowRun]) -> N
         def data_post(self, data_ctx: DataContext) -> None:
             done.set()
 
-    flow = load("digraph { t[flowunit=Tap] s[flowunit=Slow,batch_size=1] k[flowunit=Sink] t:out->s:in s:out->k:in }", Tap, Slow, Sink)
+    flow = load(
+        "digraph { t[flowunit=Tap] s[flowunit=Slow,batch_size=1] k[flowunit=Sink] t:out->s:in s:out->k:in }",
+        Tap,
+        Slow,
+        Sink,
+    )
     flows.append(flow)
     flow.open()
     flow.start()
@@ -97,7 +102,12 @@ def test_a_slow_sink_holds_the_source_back(flows: list[FlowRun]) -> None:
     def sink(value: int) -> None:
         gate.wait(WAIT)
 
-    flow = load("digraph { t[flowunit=Tap,queue_size_external=16] k[flowunit=sink,queue_size=4,batch_size=1] t:out->k:in }", Tap, sink, threads=2)
+    flow = load(
+        "digraph { t[flowunit=Tap,queue_size_external=16] k[flowunit=sink,queue_size=4,batch_size=1] t:out->k:in }",
+        Tap,
+        sink,
+        threads=2,
+    )
     flows.append(flow)
     flow.open()
     flow.start()
@@ -265,7 +275,9 @@ def test_a_unit_can_end_the_flow_and_a_fault_fails_it(flows: list[FlowRun]) -> N
     @flowunit(inputs=("a", "b"))
     def join(a: int, b: int) -> None: ...
 
-    flow = load("digraph { t[flowunit=Tap] o[flowunit=odd] j[flowunit=join] t:out->o:in o:out->j:a t:out->j:b }", Tap, odd, join)
+    flow = load(
+        "digraph { t[flowunit=Tap] o[flowunit=odd] j[flowunit=join] t:out->o:in o:out->j:a t:out->j:b }", Tap, odd, join
+    )
     flows.append(flow)
     flow.open()
     flow.start()
@@ -282,7 +294,7 @@ def test_events_go_on_by_themselves_and_the_stream_ends_after_them(flows: list[F
 
     @flowunit(inputs="in", outputs="out", stream=True)
     class Demux(FlowUnit):
-        def process(self, data_ctx: DataContext) -> Status.StatusCode:
+        def process(self, data_ctx: DataContext) -> StatusCode:
             if data_ctx.event() is None:
                 data_ctx.set_private("left", data_ctx.input("in")[0].data)  # type: ignore[index]
             else:
@@ -309,7 +321,9 @@ def test_events_go_on_by_themselves_and_the_stream_ends_after_them(flows: list[F
         def data_post(self, data_ctx: DataContext) -> None:
             seen.append("end")
 
-    flow = load("digraph { t[flowunit=Tap] d[flowunit=Demux] k[flowunit=Sink] t:out->d:in d:out->k:in }", Tap, Demux, Sink)
+    flow = load(
+        "digraph { t[flowunit=Tap] d[flowunit=Demux] k[flowunit=Sink] t:out->d:in d:out->k:in }", Tap, Demux, Sink
+    )
     flows.append(flow)
     flow.open()
     flow.start()

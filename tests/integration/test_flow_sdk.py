@@ -7,17 +7,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import modelbox
 import numpy as np
 import pytest
-from tests.helpers import wait_until
 
+import modelbox
 from runyard.flow.buffer import Buffer, DataMeta
 from runyard.flow.native import flowunit
 from runyard.flow.sdk import ExternalDataSelect, ExtOutputBufferList, Flow
 from runyard.flow.sdk_graph import FlowGraphDesc
 from runyard.flow.status import FlowError, StatusCode
 from runyard.flow.unit import DataContext
+from tests.helpers import wait_until
 
 WAIT_MS = 30_000
 OK = modelbox.Status.StatusCode.STATUS_SUCCESS
@@ -221,7 +221,10 @@ def test_bad_flows_are_statuses_and_not_tracebacks(tmp_path: Path) -> None:
     flow = modelbox.Flow()
     assert flow.init(str(tmp_path / "missing.toml")).code() == StatusCode.STATUS_NOTFOUND
     assert flow.init("name", "this is no toml").code() == StatusCode.STATUS_BADCONF
-    assert flow.init("name", '[graph]\nformat="graphviz"\ngraphconf="digraph{a[flowunit=nothing] b[flowunit=resize] a:x->b:in_image}"')
+    assert flow.init(
+        "name",
+        '[graph]\nformat="graphviz"\ngraphconf="digraph{a[flowunit=nothing] b[flowunit=resize] a:x->b:in_image}"',
+    )
     status = flow.build()
     assert status.code() == StatusCode.STATUS_NOTFOUND
     assert "nothing" in status.wrap_errormsgs()

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.helpers import wait_until
-from tests.system.server import Server, alive, clean_env
+from tests.system.flux import done, submit
+from tests.system.server import LOOPBACK, Server, alive, clean_env
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / ".flux-client" / "bin"
@@ -131,9 +133,15 @@ def test_the_service_stops_with_its_jobs_or_without(serve: Callable[..., Server]
     wait_until(lambda: not any(map(alive, ended)), 20, "the end of the jobs")
 
 
-def test_a_stream_that_is_open_does_not_keep_the_service_up(serve: Callable[..., Server]) -> None:
-    server = serve()
-    with server.http() as http:
+def test_a_port_of_its_own_strict_folders_and_streams_that_end_with_the_service(serve: Callable[..., Server]) -> None:
+    server = serve(
+        RUNYARD_DOORS__FLUX__PORT="0", RUNYARD_DOORS__FLUX__STRICT="true", FLUX_OPTION_FLAGS="-ompi=none -ok=v"
+    )
+    with httpx2.Client(base_url=f"http://{LOOPBACK}:{server.door_port('flux')}", timeout=30) as http:
+        lost = submit(http, "true", workdir="/nowhere/at/all", option_flags="k=mine")
+        record = done(http, lost)
+        assert record["result"] == "FAILED" and "/nowhere/at/all" in record["reason"]
+        assert record["option_flags"] == {"mpi": "none", "k": "mine"}
         job = http.post("/v1/jobs/submit", params={"command": "sh -c 'echo up; sleep 1000'"}).json()["id"]
         with http.stream("GET", f"/v1/jobs/{job}/output/stream") as answer:
             pieces = answer.iter_text()

@@ -116,4 +116,6 @@ async def follow_changes(context: Context) -> None:
             await auth.watch(tell)
         except RunyardError as error:
             log.warning("changes of accounts can't be followed now: %s", error.detail)
+        except Exception:
+            log.exception("a defect: changes of accounts can't be followed now")
         await asyncio.sleep(_PAUSE)

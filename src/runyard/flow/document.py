@@ -281,8 +281,9 @@ class _Reader:
         self._problems.append(Problem(message, code, hint=hint, file=self._file))
 
     def _nearest(self) -> str:
-        keys = [key for key in self._tree if isinstance(key, str)]
-        near = [key for key in keys if key not in _SECTIONS and difflib.get_close_matches(key[:64], ["graph"], n=1)]
+        near = [
+            key for key in self._tree if key not in _SECTIONS and difflib.get_close_matches(key[:64], ["graph"], n=1)
+        ]
         return f"; did you mean [graph] by [{near[0]}]?" if near else ""
 
 

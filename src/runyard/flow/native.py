@@ -49,7 +49,7 @@ class NativeUnit:
         if isinstance(target, type):
             if issubclass(target, FlowUnit):
                 return target()
-            made = target()
+            made: Any = target()
             return _Wrapped(made.process, self.info, made)
         return _Wrapped(target, self.info, None)
 
@@ -108,7 +108,9 @@ def flowunit(
 
 
 def _check(target: Callable[..., Any], inputs: tuple[str, ...]) -> None:
-    function = target.process if isinstance(target, type) else target  # type: ignore[attr-defined]
+    function: Any = getattr(target, "process", None) if isinstance(target, type) else target
+    if function is None:
+        raise ValueError(f"class {target.__qualname__} has no process()")
     given = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
     if isinstance(target, type):
         given = given[1:]
@@ -136,9 +138,11 @@ class _Wrapped(FlowUnit):
         return self._owner.close() if hasattr(self._owner, "close") else None
 
     def process(self, data_ctx: DataContext) -> Any:
-        columns = [data_ctx.input(port) or [] for port in self._ins]
+        columns: list[list[Buffer]] = [data_ctx.input(port) or [] for port in self._ins]
         if self._info.collapse:
-            arguments = [[read(buffer) for buffer in column] for read, column in zip(self._readers, columns, strict=True)]
+            arguments = [
+                [read(buffer) for buffer in column] for read, column in zip(self._readers, columns, strict=True)
+            ]
             result = self._function(*arguments)
             if result is not None:
                 self._put(data_ctx, result, columns[0][0])

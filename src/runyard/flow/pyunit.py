@@ -78,7 +78,9 @@ def _set_aside(directory: Path, only_from: Path | None = None) -> dict[str, Modu
     """
     aside: dict[str, ModuleType] = {}
     suffixes = importlib.machinery.SOURCE_SUFFIXES
-    names = {entry.stem for entry in directory.iterdir() if entry.suffix in suffixes or (entry / "__init__.py").is_file()}
+    names = {
+        entry.stem for entry in directory.iterdir() if entry.suffix in suffixes or (entry / "__init__.py").is_file()
+    }
     home = directory.resolve()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] not in names or getattr(module, "__file__", None) is None:

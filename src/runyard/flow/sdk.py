@@ -1,10 +1,10 @@
 """Flows inside a program: build, feed, read, stop (spec 5.9, 5.11). Methods return a Status, as ModelBox's do.
 
-    with Flow.load("flow.toml") as flow:
-        stream = flow.create_stream_io()
-        stream.send("in", b"data")
-        stream.close_input()
-        result = stream.recv("out")
+with Flow.load("flow.toml") as flow:
+    stream = flow.create_stream_io()
+    stream.send("in", b"data")
+    stream.close_input()
+    result = stream.recv("out")
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 from runyard.flow.buffer import Buffer, BufferList, DataMeta
 from runyard.flow.configuration import Configuration
 from runyard.flow.document import FlowDocument, build_document, load_document, parse_document
-from runyard.flow.native import NativeUnit
 from runyard.flow.problem import BadFlow
 from runyard.flow.runtime.external import Exchange
 from runyard.flow.runtime.runner import GOOD_ENDS, FlowRun, load_flow
@@ -47,7 +46,7 @@ class Flow:
         source: str | Path | FlowGraphDesc | FlowDocument | Mapping[str, Any],
         *,
         arguments: Mapping[str, str] | None = None,
-        units: Sequence[NativeUnit] = (),
+        units: Sequence[Any] = (),
     ) -> Flow:
         """A flow that is built and running, from a file, a description, or a document as plain data.
 

@@ -50,7 +50,9 @@ class FlowNodeDesc:
             return port
         names = [each.name for each in self.info.outputs] if self.info else [""]
         if not 0 <= port < len(names):
-            raise FlowError(StatusCode.STATUS_INVALID, f"node {self._name!r} has {len(names)} outputs, no number {port}")
+            raise FlowError(
+                StatusCode.STATUS_INVALID, f"node {self._name!r} has {len(names)} outputs, no number {port}"
+            )
         return names[port]
 
 
@@ -175,7 +177,7 @@ class FlowGraphDesc:
                 at = source.get_port_name()
                 lines.append(f"{_end(source.get_node_name(), at)} -> {_end(name, port)}")
         lines.append("}")
-        profile = Profile(trace=self._trace, **({"directory": self._profile_dir} if self._profile_dir else {}))
+        profile = Profile(trace=self._trace, directory=self._profile_dir or Profile().directory)
         return FlowDocument(
             dot="\n".join(lines), directories=tuple(self._directories), skip_default=self._skip_default,
             defaults=self._defaults, profile=profile,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from runyard.flow.buffer import BufferList
@@ -65,14 +66,12 @@ class SessionContext:
 
     def on_end(self, call: Callable[[], None]) -> None:
         """Calls the function when the session ends; at once if it has ended."""
-        if not self._ended:
-            self._on_end.append(call)
-            if not self._ended:
-                return
-            if call not in self._on_end:
-                return
-            self._on_end.remove(call)
-        call()
+        self._on_end.append(call)
+        if self._ended:
+            # `end` may have been faster than the append, or may just have taken it out.
+            with suppress(ValueError):
+                self._on_end.remove(call)
+                call()
 
     def end(self) -> list[Callable[[], None]]:
         """Marks the session as ended and gives out the functions to call. For the runtime."""

@@ -54,6 +54,10 @@ TEXT: tuple[str, ...] = (
 )  # fmt: skip
 
 
+Code = StatusCode
+"""The same under a name that `Status.StatusCode` does not hide."""
+
+
 class Status:
     """A code with a message and, where one status was the consequence of another, the cause.
 
@@ -67,7 +71,7 @@ class Status:
 
     def __init__(
         self,
-        code: Status | StatusCode | int | bool | None = None,
+        code: Status | int | None = None,
         message: str = "",
         wrapped: Status | None = None,
     ) -> None:
@@ -83,7 +87,7 @@ class Status:
             self._code, self._wrapped = StatusCode(int(code)), wrapped
         self._message = str(message)
 
-    def code(self) -> StatusCode:
+    def code(self) -> Code:
         return self._code
 
     def str_code(self) -> str:
@@ -109,6 +113,11 @@ class Status:
                 messages.append(status._message)
             status = status._wrapped
         return f"{TEXT[self._code]}, {' -> '.join(messages)}" if messages else TEXT[self._code]
+
+    def raise_failure(self) -> None:
+        """Raises FlowError unless this is success."""
+        if self._code != 0:
+            raise FlowError(self)
 
     def __bool__(self) -> bool:
         return self._code == 0

@@ -1,4 +1,4 @@
-"""What a flow unit is and what it sees of the flow: the base class, the context of a call, events (spec 5.2–5.5)."""
+"""What a flow unit is and what it sees of the flow: the base class, the context of a call, events (spec 5.2 to 5.5)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class DataContext:
         if buffers is None:
             if port not in self._ports:
                 known = ", ".join(self._ports) or "none"
-                raise FlowError(StatusCode.STATUS_INVALID, f"there is no output port {port!r}; the outputs are: {known}")
+                raise FlowError(
+                    StatusCode.STATUS_INVALID, f"there is no output port {port!r}; the outputs are: {known}"
+                )
             buffers = self._outputs[port] = BufferList()
         return buffers
 
@@ -137,11 +139,13 @@ class DataContext:
 
     def get_private_string(self, key: str) -> str:
         """Raises RuntimeError where there is none."""
-        return _typed(self._private, key, str)
+        value: str = _typed(self._private, key, str)
+        return value
 
     def get_private_int(self, key: str) -> int:
         """Raises RuntimeError where there is none."""
-        return _typed(self._private, key, int)
+        value: int = _typed(self._private, key, int)
+        return value
 
     def get_input_meta(self, port: str) -> DataMeta | None:
         """The meta of the stream that comes in at the port; set by whichever unit upstream set one last."""

@@ -105,7 +105,7 @@ class FlowStatus(msgspec.Struct, kw_only=True):
     state: str
     """Of the job."""
     flow_state: str | None
-    """`creating`, `running`, `stopping`, `ended` or `failed`: what the flow says of its last run; null if nothing yet."""
+    """`creating`, `running`, `stopping`, `ended` or `failed`, as the flow says of its last run; null if nothing yet."""
     error: str
     """Why it failed."""
     statistics: dict[str, Any] | None

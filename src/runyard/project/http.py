@@ -1,6 +1,6 @@
 """A small HTTP client for calls to members: many connections kept open, few bytes read, and never waiting for long.
 
-Made by measurement: a heartbeat through httpx2 costs about eight times as much as through this (bench/tango.py), and
+Made by measurement: a heartbeat through httpx2 costs tens of times as much as through this (bench/tango.py), and
 thousands of members are asked every other second. It knows GET, and keeps of an answer only what a reply can be long.
 """
 

@@ -7,6 +7,7 @@ import heapq
 import os
 import pwd
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -66,14 +67,17 @@ class Jobs:
             raise no_job(text)
         return record
 
-    def detailed(self, record: JobRecord) -> dict[str, Any]:
-        return detailed(record, user_id(record.owner), self.ranks(), self._engine.clock())
+    def detailed(self, record: JobRecord, ranks: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """The job's record; `ranks` are the numbers of the nodes, for who has them already."""
+        ranks = self.ranks() if ranks is None else ranks
+        return detailed(record, user_id(record.owner), ranks, self._engine.clock())
 
     async def rows(self, records: list[JobRecord]) -> list[dict[str, Any]]:
         """The detailed records of many, without holding others up."""
         found: list[dict[str, Any]] = []
+        ranks = self.ranks()
         for start in range(0, len(records), _BREATH):
-            found += map(self.detailed, records[start : start + _BREATH])
+            found += [self.detailed(record, ranks) for record in records[start : start + _BREATH]]
             await asyncio.sleep(0)
         return found
 

@@ -16,6 +16,8 @@ from runyard.store.output import Stream
 
 #: Bytes of a line at most in one piece: a longer one comes in several.
 MAX_LINE = 64 * 1024
+#: Replicas of a job whose outputs are put together: jobs of this door have one.
+MAX_REPLICAS = 64
 #: Pieces of live output that wait for a slow reader.
 _AHEAD = 4
 
@@ -23,14 +25,16 @@ _encoder = msgspec.json.Encoder()
 
 
 class JobOutput:
-    """What the last runs of a job's replicas have written, as it is found now."""
+    """What the last runs of a job's first replicas have written, as it is found now."""
 
     def __init__(self, reader: OutputReader, record: JobRecord) -> None:
         self._reader = reader
         self.ended = record.state in ENDED
         streams = (Stream.OUT,) if record.spec.output.merge else (Stream.OUT, Stream.ERR)
         self._places = [
-            reader.place(record, stream, replica, None) for replica in range(len(record.replicas)) for stream in streams
+            reader.place(record, stream, replica, None)
+            for replica in range(min(len(record.replicas), MAX_REPLICAS))
+            for stream in streams
         ]
         for place in self._places:
             place.offset = reader.start(place)

@@ -174,5 +174,3 @@ def _choose(call: Call, plan: NodePlan, outputs: list[list[Any]]) -> None:
         return
     call.outputs = [list(buffers) if buffers else [PLACEHOLDER] for buffers in outputs]
     call.mixed = True
-
-

@@ -109,6 +109,16 @@ class Lane:
         "pending", "queued", "queues", "round", "sent", "session", "stream",
     )  # fmt: skip
 
+    # Of nodes that collect: the members of the sub-stream so far, and what was sent or is to be sent for it.
+    members: list[Any]
+    sent: Any
+    # Of loops: what came back, the tickets in the body in their order, what waits for its turn to leave.
+    back: deque[Any]
+    round: deque[int]
+    out_of_turn: dict[int, Any]
+    next_ticket: int
+    next_out: int
+
     def __init__(self, node: Node, session: Session) -> None:
         self.node = node
         self.session = session

@@ -39,11 +39,11 @@ class LoopNode(Node):
         return lane
 
     def accept(self, lane: Lane, edge: Edge, item: Item) -> None:
-        queue = lane.back if edge.back else lane.items
+        queue: deque[Any] = lane.back if edge.back else lane.items
         if type(item) is list:
             queue.extend((edge, row) for row in item)
         else:
-            queue.append((edge, item))  # type: ignore[arg-type]
+            queue.append((edge, item))
         if self._ready(lane):
             self.queue(lane)
 
@@ -115,11 +115,9 @@ class LoopNode(Node):
         raise AssertionError("a loop passes tokens on by their tickets")
 
     def _waiting(self, lane: Lane, edge: Edge) -> int:
-        return sum(1 for each, _ in (*lane.items, *lane.back) if each is edge)  # type: ignore[misc]
+        return sum(1 for each, _ in (*lane.items, *lane.back) if each is edge)
 
     def drop(self, lane: Lane) -> None:
         super().drop(lane)
         lane.back.clear()
         lane.out_of_turn.clear()
-
-

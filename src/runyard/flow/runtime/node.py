@@ -111,7 +111,9 @@ class Node:
             queues[edge.slot].append(item)
         for _ in range(min(map(len, queues))):
             row = [
-                queues[slots[0]].popleft() if len(slots) == 1 else self._merge(lane, [queues[s].popleft() for s in slots])
+                queues[slots[0]].popleft()
+                if len(slots) == 1
+                else self._merge(lane, [queues[s].popleft() for s in slots])
                 for slots in self._ports
             ]
             self._match(lane, row)

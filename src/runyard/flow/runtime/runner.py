@@ -273,5 +273,3 @@ def _open_status(node: Node, graph: Graph, status: Status) -> Status:
     where = f"node {node.name!r}: open flowunit {node.plan.unit!r}, type {device!r} failed."
     inner = Status(code, where, status)
     return Status(code, "open node failed, please check log.", inner)
-
-

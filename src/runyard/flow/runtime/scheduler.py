@@ -101,10 +101,8 @@ class Scheduler:
 
     def _watch(self) -> None:
         seen = -1
-        while not self._stopping:
+        while True:
             self._watching.acquire()
-            if self._stopping:
-                return
             while True:
                 time.sleep(WATCH)
                 with self.lock:
@@ -196,9 +194,8 @@ class Scheduler:
         if call.error is not None:
             node.errors += call.rows or 1
             if not node.outs:
-                for lane in [part.lane for part in call.parts] or [call.lane]:
-                    if lane is not None:
-                        lane.session.context.last_error = call.error
+                for lane in [call.lane] if call.lane is not None else [part.lane for part in call.parts]:
+                    lane.session.context.last_error = call.error
             if self.on_error is not None:
                 self.on_error(node, call.error)
         elif call.stop is not None and not call.stop.errormsg():

@@ -347,7 +347,11 @@ class CollapseNode(Node):
         """The members that the unit gets, or the token that stands for all: an error, or nothing at all."""
         rows = []
         for member in members:
-            if isinstance(member, Buffer) and member._error is not None and not (self.single_port and self.sees(member)):
+            if (
+                isinstance(member, Buffer)
+                and member._error is not None
+                and not (self.single_port and self.sees(member))
+            ):
                 return [], member
             if member is not PLACEHOLDER:
                 rows.append(member)
