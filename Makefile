@@ -83,7 +83,7 @@ $(FLUX_CLIENT)/.ready:
 	@touch $@
 
 run: setup
-	@exec $(BIN)/runyard serve --jobs examples/jobs.toml $(ARGS)
+	@exec $(BIN)/runyard serve --jobs examples/jobs.toml --jobs examples/flow/jobs.toml $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ NAMES = (
     "flux",
     "auth",
     "modelbox",
+    "flow",
     "tango",
     "adopt",
     "million",
@@ -41,6 +42,8 @@ def benchmark(name: str, options: argparse.Namespace) -> Callable[[], list[Figur
     measure: Callable[..., list[Figure]] = import_module(f"bench.{name}").measure
     if name == "million":
         return lambda: measure(options.jobs)
+    if name == "flow" and options.quick:
+        return lambda: measure(1_000_000)
     if name in ("crash", "tango"):
         return lambda: measure(options.rounds, options.seed)
     return measure

@@ -10,11 +10,13 @@ import pytest
 from runyard.executors.memory import MemoryExecutor
 from runyard.model.errors import RunyardError, Unavailable
 from runyard.model.job import JobDoc, JobSpec
+from runyard.model.node import Node
 from runyard.service.engine import Engine
 from runyard.service.service import Service
 from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
 from runyard.store.store import Store
+from tests.helpers import wait_until_async
 
 
 def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +42,49 @@ def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, mon
             with pytest.raises(Unavailable, match="stopping"):
                 await Service(engine).submit([JobSpec(command=["true"])], first, origin="native", owner="me")
         finally:
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_a_job_whose_end_is_being_written_is_deleted_when_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(store: Store) -> None:
+        executor = MemoryExecutor({"true": (0, 1.0)}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        service = Service(engine)
+        writing, go_on = asyncio.Event(), asyncio.Event()
+        commit = engine.writer.commit
+
+        async def slow(batch: Batch) -> None:
+            if any(values[2] == "job.succeeded" for values in batch.events):
+                writing.set()
+                await go_on.wait()
+            await commit(batch)
+
+        monkeypatch.setattr(engine.writer, "commit", slow)
+        await engine.start()
+
+        def first(outcomes: list[JobDoc | RunyardError]) -> JobDoc | RunyardError:
+            return outcomes[0]
+
+        try:
+            async with asyncio.timeout(20):
+                job = await service.submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+                assert isinstance(job, JobDoc)
+                await wait_until_async(lambda: executor.live)
+                executor.advance(1)
+                await writing.wait()
+                record = await service.find(job.id)
+                deleting = asyncio.create_task(service.delete(record))
+                await asyncio.sleep(0)
+                go_on.set()
+                await deleting
+                assert await service.look_up(job.id) is None
+        finally:
+            go_on.set()
             await engine.close()
 
     with Store.open(tmp_path) as store:

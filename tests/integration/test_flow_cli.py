@@ -202,6 +202,19 @@ def test_a_flow_runs_until_it_has_nothing_to_do(folder: Path, runyard: Call) -> 
     assert any(event.get("cat") == "process" for event in json.loads(trace.read_text()))
 
 
+def test_a_document_may_ask_for_a_trace(folder: Path, runyard: Call) -> None:
+    flow = folder / "flow.toml"
+    flow.write_text(f'{GOOD}\n[profile]\ntrace = true\ndir = "{folder / "perf"}"\n')
+    assert runyard("run", flow, "--until-idle")[0] == 0
+    (trace,) = (folder / "perf").iterdir()
+    assert any(event.get("cat") == "process" for event in json.loads(trace.read_text()))
+    flow.write_text(GOOD + '\n[profile]\ntrace = true\ndir = "/usr/../etc/perf"\n')
+    code, _, err = runyard("run", flow, "--until-idle")
+    assert (code, err) == (
+        1, "error: profile.dir '/usr/../etc/perf' is a system directory (name one of your own)\n",
+    )  # fmt: skip
+
+
 def test_a_flow_that_can_not_run_says_why(folder: Path, runyard: Call) -> None:
     code, _, err = runyard("run", folder / "flow.toml", "--arg", "cuont=1")
     assert code == 1

@@ -96,7 +96,7 @@ filters = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(wanted=filters, steps=st.sampled_from([(2, 5), (1,), (10, 20, 40), (2000,)]))
 def test_pages_together_are_what_the_filter_means(store: Store, wanted: Filter, steps: tuple[int, ...]) -> None:
     expected = [record.id for record in reversed(RECORDS) if passes(record, wanted)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from runyard.project.wire import MEMBER_OPERATIONS, START, STATUS_REQUEST, STOP, read_target
+from tests.helpers import wait_until
 
 LOOPBACK = "127.0.0.1"
 
@@ -77,6 +78,10 @@ class FakeMember:
     def count(self, operation: str, project: str | None = None) -> int:
         """How often it was called; the checks of readiness do not count with a project."""
         return sum(call.operation == operation and project in (None, call.project) for call in list(self.calls))
+
+    def until_called(self, operation: str, project: str, times: int = 1) -> None:
+        """Waits until it was called so often."""
+        wait_until(lambda: self.count(operation, project) >= times, 20, f"{times} calls of {operation}")
 
     def finish(self, state: str = "completed") -> None:
         """All its tasks are over."""

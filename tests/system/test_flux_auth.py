@@ -7,6 +7,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -220,6 +221,23 @@ def test_a_viewer_sees_everything_and_changes_nothing(server: Server, root: http
 def test_a_disabled_account_is_told_so(server: Server) -> None:
     answer = httpx2.get(f"{server.url}/v1/jobs", auth=("gone", ANN[1]), timeout=30)
     assert (answer.status_code, answer.json()["detail"]) == (403, "Inactive user")
+
+
+def test_a_launcher_gets_a_token_of_its_owner(ann: httpx2.Client, tmp_path: Path) -> None:
+    launcher = tmp_path / "nextflow"
+    launcher.write_text(
+        '#!/bin/sh\ncurl -sS -X POST -H "Authorization: Bearer $RUNYARD_TOKEN" '
+        '"$FLUX_RESTFUL_HOST/v1/jobs/submit?command=true"\n'
+    )
+    launcher.chmod(0o755)
+    tmp_path.chmod(0o755)
+    query = {"command": str(launcher), "is_launcher": "true"}
+    started = ann.post("/v1/jobs/submit", params=query)
+    assert started.status_code == 200, started.text
+    number = started.json()["launcher_id"]
+    assert done(ann, number)["result"] == "COMPLETED"
+    child = json.loads(text_of(ann, number))["id"]
+    assert done(ann, child)["user"] == "ann"
 
 
 def test_no_secret_comes_into_a_jobs_reach(root: httpx2.Client, server: Server) -> None:

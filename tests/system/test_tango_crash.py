@@ -1,9 +1,10 @@
-"""A project manager that is killed in the middle, again and again: it goes on where it was, and starts nothing twice."""
+"""A project manager that is killed in the middle, again and again: it goes on where it was, nothing starts twice."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from tests.system.members import START, FakeMember, members, report
 from tests.system.native import ended
@@ -16,16 +17,18 @@ def test_a_manager_that_is_killed_in_each_step_starts_each_once(serve: Callable[
     server = serve(RUNYARD_DOORS__TANGO__HEARTBEAT="0.1")
     fakes = [FakeMember() for _ in range(3)]
     with members(*fakes), server.http() as http:
-        steps = [{"container": f"step{number}", "url": fake.url} for number, fake in enumerate(fakes)]
+        steps: list[dict[str, Any]] = [
+            {"container": f"step{number}", "url": fake.url} for number, fake in enumerate(fakes)
+        ]
         steps.append({"container": "local", "command": ["sh", "-c", "echo began"]})
         ref = http.post(PROJECTS, json={"name": "p", "user_id": "u", "steps": steps}, params={"start": "true"}).json()[
             "id"
         ]
         for number, fake in enumerate(fakes):
             # Round by round the kill comes at another moment: before the first beat, after it, and behind the report.
-            ask_until(lambda fake=fake: fake.count(START, ref), lambda count: count == 1, what=f"start of {number}")
+            fake.until_called(START, ref)
             if number == 1:
-                ask_until(lambda fake=fake: fake.count("status_request", ref), lambda count: count > 1)
+                fake.until_called("status_request", ref, 2)
             fake.finish()
             if number == 2:
                 assert report(server.url, "step2", "u", ref, "success") == 200

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -154,8 +156,9 @@ def test_polling_alone_moves_a_project(http: httpx2.Client) -> None:
         assert one.count(STOP) == two.count(STOP) == 0
 
 
-def test_a_project_is_a_job(http: httpx2.Client, member: FakeMember) -> None:
-    first = submit(http, name="data", command=["sh", "-c", "read x < gate"], cwd=str(_fifo(http)))
+def test_a_project_is_a_job(http: httpx2.Client, member: FakeMember, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    first = submit(http, name="data", command=["sh", "-c", "read x < gate"], cwd=str(tmp_path))
     project = create(http, "as-a-job", {"container": "a", "url": member.url, "needs": [first["id"]]}, start=False)
     ref = project["id"]
     assert (project["phase"], project["state"]) == ("ready", "pending")
@@ -165,7 +168,7 @@ def test_a_project_is_a_job(http: httpx2.Client, member: FakeMember) -> None:
     step = until_step(http, ref, "a", "waiting")
     waiting = ask_until(lambda: until_step(http, ref, "a", "waiting"), lambda step: "needs job" in step["waits_for"])
     assert step["container"] == waiting["container"]
-    (Path(first["spec"]["cwd"]) / "gate").write_text("go\n")
+    (tmp_path / "gate").write_text("go\n")
     until_step(http, ref, "a", "running")
     # Any door stops it, and its member with it.
     http.post(f"/api/v1/jobs/{ref}/cancel", json={})
@@ -179,15 +182,6 @@ def test_a_project_is_a_job(http: httpx2.Client, member: FakeMember) -> None:
     assert until(http, ref, "completed")["steps"][0]["run"] == 2
     bad = http.post("/api/v1/jobs", json={"command": ["x"], "executor": "project"})
     assert bad.status_code == 400 and "/api/v1/projects" in bad.json()["detail"]
-
-
-def _fifo(http: httpx2.Client) -> Path:
-    import os
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="runyard-test-"))
-    os.mkfifo(folder / "gate")
-    return folder
 
 
 def test_step_by_step(http: httpx2.Client, member: FakeMember) -> None:
@@ -360,7 +354,7 @@ def test_a_start_reply_without_an_end_is_taken_and_strange_beats_do_no_harm(http
         for answer in (Said(b"<html>"), _flood, Said(b"", 500), Said(b"unknown")):
             seen = odd.count(STATUS_REQUEST, ref)
             odd.answers[STATUS_REQUEST] = answer
-            ask_until(lambda seen=seen: odd.count(STATUS_REQUEST, ref), lambda count, seen=seen: count > seen + 1)
+            odd.until_called(STATUS_REQUEST, ref, seen + 2)
         # The member is gone for a while, and comes back knowing its task.
         odd.stop()
         ask_until(lambda: show(http, ref)["steps"][0], lambda step: step["reachable"] is False, what="missed beats")
@@ -401,7 +395,7 @@ def test_fifty_projects_at_once_wait_for_nobody(server: Server, http: httpx2.Cli
     slow.answers = {START: _hang}
     one, two = FakeMember(), FakeMember()
     for name, fake in (("a", one), ("b", two)):
-        fake.on_start = lambda user, project, name=name: _reported(server.url, name, user, project)
+        fake.on_start = partial(_reported, server.url, name)
     with members(slow, one, two):
         stuck = create(http, "stuck", {"container": "a", "url": slow.url}, heartbeat=2)["id"]
         steps = [{"container": name, "url": fake.url, "concurrency": 50} for name, fake in (("a", one), ("b", two))]

@@ -49,8 +49,11 @@ STOPPED, FAILED, COMPLETED = MemberState.STOPPED, MemberState.FAILED, MemberStat
         (STATUS_REQUEST, 404, b'{"detail":"Service not found"}', Kind.STATE, READY),
         (START, 404, b'{"detail":"Service not found"}', Kind.NO, None),
         (STOP, 404, b'{"detail":"Service not found"}', Kind.NO, None),
-        *((operation, 404, b'{"detail":"Not Found"}', Kind.NO_OPERATION, None) for operation in MEMBER_OPERATIONS),
-        *((operation, 404, b"<!DOCTYPE html>...", Kind.NO_OPERATION, None) for operation in MEMBER_OPERATIONS),
+        *(
+            (operation, 404, b'{"detail":"Not Found"}', Kind.NO_OPERATION, None)
+            for operation in sorted(MEMBER_OPERATIONS)
+        ),
+        *((operation, 404, b"<!DOCTYPE html>...", Kind.NO_OPERATION, None) for operation in sorted(MEMBER_OPERATIONS)),
         (START, 404, b"", Kind.NO_OPERATION, None),
         # The map of tokens.
         *((START, 200, token, Kind.YES, None) for token in (b"starting", b"started", b"running", b"success", b"OK")),
@@ -75,7 +78,7 @@ STOPPED, FAILED, COMPLETED = MemberState.STOPPED, MemberState.FAILED, MemberStat
         (STATUS_REQUEST, 400, b"?", Kind.GARBLED, None),
         (START, 406, b'"failed"', Kind.NO, None),
         (START, 422, b'{"detail":[{"loc":["query"]}]}', Kind.NO, None),
-        *((operation, 500, b"<html>", Kind.CRASHED, None) for operation in MEMBER_OPERATIONS),
+        *((operation, 500, b"<html>", Kind.CRASHED, None) for operation in sorted(MEMBER_OPERATIONS)),
         # Quoting styles, and what is no reply.
         (STATUS_REQUEST, 200, b"'running'\n", Kind.STATE, RUNNING),
         (STATUS_REQUEST, 200, b'{"status":"running"}', Kind.STATE, RUNNING),

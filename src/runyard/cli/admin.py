@@ -24,7 +24,7 @@ _data_dir = click.option("--data-dir", metavar="DIR", help="Where the server kee
 @click.option("--port", type=click.IntRange(0, 65535), metavar="PORT", help="0 takes any.  [default: 7070]")
 @_data_dir
 @_config
-@click.option("--jobs", metavar="FILE", help="Submit the jobs in this file once the server is up.")
+@click.option("--jobs", multiple=True, metavar="FILE", help="Submit the jobs in this file, or these, when it is up.")
 @click.option("--seed-ports", is_flag=True, help="Let each front door listen on its protocol's own port as well.")
 @click.option("--modelbox-conf", metavar="FILE", help="Serve what this modelbox.conf says, where it says.")
 def serve(
@@ -32,7 +32,7 @@ def serve(
     port: int | None,
     data_dir: str | None,
     file: str | None,
-    jobs: str | None,
+    jobs: tuple[str, ...],
     seed_ports: bool,
     modelbox_conf: str | None,
 ) -> int:
@@ -48,7 +48,7 @@ def serve(
     from runyard.client.jobfile import read_jobs
     from runyard.model.check import build_spec
 
-    specs = [build_spec(job) for job in read_jobs(jobs)] if jobs is not None else []
+    specs = [build_spec(job) for file_of_jobs in jobs for job in read_jobs(file_of_jobs)]
 
     from runyard.api.server import run
 

@@ -156,6 +156,7 @@ _STATISTICS = (
 def _set_up_log(level: str) -> None:
     import logging
 
-    known = {"DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL"}
-    wanted = level.upper() if level.upper() in known else "INFO"
+    from runyard.flow.document import LOG_LEVELS
+
+    wanted = LOG_LEVELS.get(level.upper(), logging.INFO)
     logging.basicConfig(stream=sys.stderr, level=wanted, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

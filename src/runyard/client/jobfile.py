@@ -18,7 +18,7 @@ FORMATS = {".toml": "toml", ".json": "json", ".ndjson": "ndjson", ".jsonl": "ndj
 
 
 def read_jobs(path: str | Path) -> list[dict[str, Any]]:
-    """The jobs in a file. A relative `cwd` in it is meant from the file's own folder.
+    """The jobs in a file. A relative `cwd`, `flow.path` or `flow.trace` is meant from the file's own folder.
 
     Raises InvalidInput that names file, line or entry and what was expected.
     """
@@ -37,7 +37,7 @@ def read_jobs(path: str | Path) -> list[dict[str, Any]]:
 
 def parse_jobs(text: str, kind: str, name: str, folder: Path) -> list[dict[str, Any]]:
     """The jobs in `text`: `[[jobs]]` tables or one job (TOML); an object, an array, or an object with `jobs` (JSON);
-    an object a line (NDJSON). `name` stands in errors; `folder` is where a relative `cwd` starts."""
+    an object a line (NDJSON). `name` stands in errors; `folder` is where relative paths start."""
     if kind == "ndjson":
         entries = [
             (f"{name}, line {number}", _json(line, f"{name}, line {number}"))
@@ -62,9 +62,15 @@ def parse_jobs(text: str, kind: str, name: str, folder: Path) -> list[dict[str, 
 def _placed(entry: Any, where: str, folder: Path) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where}: a job must be a table of fields, got {type(entry).__name__}")
-    if isinstance(entry.get("cwd"), str):
-        return entry | {"cwd": str((folder / Path(entry["cwd"]).expanduser()).resolve())}
-    return entry
+    placed = dict(entry)
+    if isinstance(placed.get("cwd"), str):
+        placed["cwd"] = str((folder / Path(placed["cwd"]).expanduser()).resolve())
+    if isinstance(flow := placed.get("flow"), dict):
+        paths = {
+            key: str((folder / flow[key]).resolve()) for key in ("path", "trace") if isinstance(flow.get(key), str)
+        }
+        placed["flow"] = flow | paths
+    return placed
 
 
 def _toml(text: str, where: str) -> Any:

@@ -20,6 +20,8 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_DIRECTORIES = 64
 MAX_ARGUMENTS = 256
 FORMATS = ("toml", "json")
+LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "NOTICE": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "FATAL": 50, "OFF": 60}
+"""ModelBox's names of levels, as Python's numbers."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 PROFILE_DIR = "/tmp/modelbox/perf"
 

@@ -32,7 +32,6 @@ EXIT_TIME = 2.0
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread has to let another one run. Requests go from the HTTP thread to a worker and back: with
 Python's 5 ms each of the two would wait for the other to pause."""
-_LEVELS = {"DEBUG": 10, "INFO": 20, "NOTICE": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "FATAL": 50, "OFF": 60}
 _log = logging.getLogger("runyard.flowhost")
 
 
@@ -128,7 +127,7 @@ class Host:
 
 def _build(spec: HostSpec) -> FlowRun:
     """The flow, checked and ready to open. Raises BadFlow, FlowError, OSError."""
-    from runyard.flow.document import load_document, parse_document
+    from runyard.flow.document import LOG_LEVELS, load_document, parse_document
     from runyard.flow.runtime.runner import load_flow
     from runyard.flow.unit_library import UnitLibrary
 
@@ -141,7 +140,7 @@ def _build(spec: HostSpec) -> FlowRun:
     else:
         document = load_document(spec.path)
     if document.log_level:
-        logging.getLogger().setLevel(_LEVELS.get(document.log_level.upper(), logging.INFO))
+        logging.getLogger().setLevel(LOG_LEVELS.get(document.log_level.upper(), logging.INFO))
     library = UnitLibrary.load([*spec.unit_dirs, *document.directories], builtin=not document.skip_default)
     for problem in library.problems:
         _log.warning("%s", problem)

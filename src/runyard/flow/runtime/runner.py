@@ -15,6 +15,7 @@ from runyard.flow.check import check_flow
 from runyard.flow.configuration import Configuration
 from runyard.flow.document import FlowDocument, load_document
 from runyard.flow.graph import Graph
+from runyard.flow.profiling import trace_path
 from runyard.flow.runtime.call import as_status, trimmed
 from runyard.flow.runtime.external import Exchange, SourceData
 from runyard.flow.runtime.factory import make_unit
@@ -243,12 +244,16 @@ def load_flow(
     trace: str | Path = "",
     threads: int = 0,
 ) -> FlowRun:
-    """Checks a document, or the one in a file, and makes it ready to open. Raises BadFlow with all its problems."""
+    """Checks a document, or the one in a file, and makes it ready to open. Raises BadFlow with all its problems.
+
+    Without `trace`, the document says whether there is one, and where.
+    """
     if not isinstance(document, FlowDocument):
         document = load_document(document)
     checked = check_flow(document, library, arguments)
     checked.raise_problems()
     name = document.name or checked.graph.name
+    trace = trace or trace_path(document.profile) or ""
     return FlowRun(checked.graph, name=name, threads=threads or document.threads, trace=trace)
 
 

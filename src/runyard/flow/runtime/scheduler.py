@@ -56,7 +56,7 @@ class Scheduler:
         self.abandoned: deque[Lane] = deque()
         self._stopping = False
         self._watching: Any = threading.Lock()
-        self._watch_idle = False
+        self._watch_idle = True
         self._watchdog: threading.Thread | None = None
         self._running: dict[int, tuple[Node, float]] = {}
 
