@@ -26,6 +26,7 @@ NAMES = (
     "submit",
     "launch",
     "meproc",
+    "echo",
     "flux",
     "auth",
     "modelbox",

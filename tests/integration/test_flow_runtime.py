@@ -14,6 +14,7 @@ from runyard.flow.buffer import Buffer
 from runyard.flow.configuration import Configuration
 from runyard.flow.document import FlowDocument
 from runyard.flow.native import flowunit
+from runyard.flow.runtime.node import AHEAD
 from runyard.flow.runtime.runner import FlowRun, load_flow
 from runyard.flow.sdk import Flow
 from runyard.flow.sdk_graph import FlowGraphDesc
@@ -388,7 +389,8 @@ def test_queues_and_memory_stay_small_while_many_buffers_pass() -> None:
         data.close()
         run: Any = flow._run
         assert wait_until(lambda: not run.machine.sessions, WAIT)
-    assert most <= 1024 + 4 * 64 + 100
+    # The queue of the input, 4 queues and 3 nodes with at most AHEAD calls of 8 each that are done or under way.
+    assert most <= 1024 + 4 * (32 + AHEAD * 8) + 4 * AHEAD * 8 + 200
 
 
 def _pass(data_ctx: DataContext) -> None:

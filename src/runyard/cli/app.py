@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "user": ("user", "Look after the accounts of this host's server."),
     "token": ("token", "Look after the tokens by which programs come in."),
     "project": ("project", "Make and run projects of several containers."),
+    "member": ("member", "Serve a program as a member of TANGO projects."),
     "agent": ("admin", "Look after this host's agent: the process that owns the jobs' processes."),
     "config": ("admin", "Show the configuration."),
     "completion": ("admin", "Print a shell's completion script."),

@@ -27,6 +27,8 @@ ENGINE_ATTRIBUTES = frozenset(
         "queue_size_external",
         "output_type",
         "is_exception_visible",
+        "isolation",
+        "processes",
     )
 )
 """Attributes that the engine reads. All the same a unit's `open` sees them too, as in ModelBox."""

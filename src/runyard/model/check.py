@@ -15,7 +15,7 @@ import msgspec
 
 from runyard.model.errors import InvalidInput
 from runyard.model.flow import Flow
-from runyard.model.job import Dependency, JobSpec, Lifecycle
+from runyard.model.job import Dependency, JobSpec, Lifecycle, ReportRule
 from runyard.model.quantity import parse_duration, parse_size
 from runyard.model.signals import signal_number
 
@@ -32,6 +32,8 @@ MAX_AFTER = 1000
 MAX_REPLICAS = 10_000
 MAX_SECONDS = 10 * 366 * 86400.0
 MAX_PRIORITY = 1_000_000
+MAX_RULES = 64
+MAX_PATTERN = 1000
 
 _decoder = msgspec.json.Decoder(JobSpec)
 _QUANTITIES: dict[str, dict[str, Callable[[str], float]]] = {
@@ -50,8 +52,11 @@ _PARTS: dict[str, type[msgspec.Struct]] = {
     name: field.type if isinstance(field.type, type) else field.type.__args__[0]
     for field in msgspec.structs.fields(JobSpec)
     for name in (field.name,)
-    if name in ("flow", "schedule", "restart", "resources", "stop", "limits", "output")
+    if name in ("flow", "schedule", "restart", "resources", "stop", "limits", "output", "report")
 }
+
+#: What the lists of a specification hold.
+_ITEMS: dict[str, type[msgspec.Struct]] = {"after": Dependency, "report.rules": ReportRule}
 
 
 def refuse(field: str, value: Any, rule: str) -> InvalidInput:
@@ -124,7 +129,7 @@ def explain_mismatch(message: str, raw: Any) -> InvalidInput:
     """Turns msgspec's message about a job specification into field, value and rule, with the nearest known field."""
     if unknown := _UNKNOWN.fullmatch(message):
         name, path = unknown.group(1), unknown.group(2) or ""
-        struct = Dependency if path.startswith("after") else _PARTS.get(path, JobSpec)
+        struct = next((item for list_, item in _ITEMS.items() if path.startswith(list_)), _PARTS.get(path, JobSpec))
         known = [field.name for field in msgspec.structs.fields(struct)]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
@@ -178,6 +183,8 @@ def check_spec(spec: JobSpec) -> JobSpec:
     _check_numbers(spec)
     if signal_number(spec.stop.signal) is None:
         raise refuse("stop.signal", spec.stop.signal, 'is no signal; for example "SIGTERM" or "SIGINT"')
+    if spec.report.rules:
+        _check_rules(spec.report.rules)
     return spec
 
 
@@ -257,6 +264,28 @@ def _check_labels(labels: dict[str, str]) -> None:
         if "=" in name:
             raise refuse("labels", name, "a label's name must not contain `=`")
         _check_text(f"labels.{name}", value, 1024)
+
+
+def _check_rules(rules: list[ReportRule]) -> None:
+    # Loaded with the first rule only.
+    import re2
+
+    if len(rules) > MAX_RULES:
+        raise refuse("report.rules", len(rules), f"at most {MAX_RULES} rules")
+    options = re2.Options()
+    options.log_errors = False
+    for number, rule in enumerate(rules):
+        where = f"report.rules[{number}].pattern"
+        _check_text(where, rule.pattern, MAX_PATTERN)
+        try:
+            groups = re2.compile(rule.pattern, options).groupindex
+        except re2.error as error:
+            text = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+            raise refuse(where, rule.pattern, f"is no regular expression of RE2: {text}") from None
+        if not groups.keys() - {"step"}:
+            raise refuse(where, rule.pattern, "needs a named group for each metric, such as `loss=(?P<loss>\\S+)`")
+        if rule.category is not None:
+            check_name(f"report.rules[{number}].category", rule.category)
 
 
 def _check_numbers(spec: JobSpec) -> None:

@@ -139,6 +139,22 @@ class Output(_Part, frozen=True):
     """Of each file, roughly: the oldest output goes first. Offsets stay what they are."""
 
 
+class ReportRule(_Part, frozen=True):
+    """Makes metrics out of lines of output."""
+
+    pattern: str
+    """A regular expression (RE2). Each named group is a metric; one named `step` says the step."""
+    category: str | None = None
+    """Such as `train` or `val`."""
+
+
+class Report(_Part, frozen=True):
+    """How the program's metrics are found, beside what it reports itself (`docs/report.md`)."""
+
+    rules: list[ReportRule] = []
+    """For each line of standard output and standard error."""
+
+
 class JobSpec(_Part, frozen=True):
     command: list[str] | None = None
     script: str | None = None
@@ -167,6 +183,7 @@ class JobSpec(_Part, frozen=True):
     labels: dict[str, str] = {}
     limits: Limits = Limits()
     output: Output = Output()
+    report: Report = Report()
     executor: str = "local"
 
     @property

@@ -494,7 +494,6 @@ class Steps:
         if step.failures < definition.retries and self.state.phase is Phase.RUNNING:
             step.failures += 1
             self._remark(container, f"failed ({reason}); try {step.failures + 1} of {definition.retries + 1} follows")
-            self.out.append(Release(container=container))
             self.begin(container)
             return
         self._end(container, Phase.FAILED, reason)

@@ -219,9 +219,30 @@ class Coordination:
         await future
 
     def _take_in(self, live: Live, event: project.Input, future: asyncio.Future[None] | None) -> None:
-        effects = live.coordinator.handle(event, self._now())
+        effects = self._handled(live, event)
         self._arm(live)
         self._queue(live, effects, future)
+
+    def _handled(self, live: Live, event: project.Input) -> list[project.Effect]:
+        """What follows from it. A step whose member is free goes on at once: its start is in the same transaction."""
+        effects: list[project.Effect] = []
+        for effect in live.coordinator.handle(event, self._now()):
+            if isinstance(effect, project.Acquire) and self._free(live, effect):
+                effects += self._handled(live, project.Granted(container=effect.container, run=effect.run))
+            else:
+                effects.append(effect)
+        return effects
+
+    def _free(self, live: Live, effect: project.Acquire) -> bool:
+        """Takes the step's member, if nothing has to be waited for."""
+        step = live.coordinator.steps.defined[effect.container]
+        if step.local:
+            # What its job needs, the engine sees to.
+            return True
+        if step.needs:
+            return False
+        claim = Claim(live.job, effect.container, effect.run)
+        return self._places.ask(self._place(live, effect.container), claim, step.concurrency or 1) is None
 
     def _queue(self, live: Live, effects: list[project.Effect], future: asyncio.Future[None] | None) -> None:
         if live.working or any(isinstance(effect, project.Note) for effect in effects):
@@ -387,7 +408,6 @@ class Coordination:
         step = live.coordinator.steps.defined[container]
         live.waits.pop(container, None)
         if not step.local:
-            # Of a local step's job the engine sees to this.
             obstacle = await self._jobs.obstacle(live, step, run)
             if live.state.steps[container].phase is not Phase.WAITING:
                 return

@@ -60,6 +60,9 @@ class Batch:
         self.deleted: dict[int, None] = {}
         self.deleted_runs: dict[RunKey, None] = {}
         self.told_changes: list[int] = []
+        self.messages: list[Values] = []
+        self.deleted_messages: list[int] = []
+        self.message_totals: dict[int, tuple[int, int] | None] = {}
         self.events_below: int | None = None
         self.remembered_before: float | None = None
 
@@ -118,6 +121,17 @@ class Batch:
         """Strike off changes of accounts of which events are made (`store.accounts.Change`)."""
         self.told_changes.extend(ids)
 
+    def add_messages(self, rows: Iterable[Values]) -> None:
+        """Append messages (`store.messages.message_values`). Their `seq` must be new to the store."""
+        self.messages.extend(rows)
+
+    def delete_messages(self, seqs: Iterable[int]) -> None:
+        self.deleted_messages.extend(seqs)
+
+    def set_message_total(self, job: int, count: int, size: int) -> None:
+        """How many messages of the job are kept, and how many bytes their bodies have; none at all is forgotten."""
+        self.message_totals[job] = (count, size) if count else None
+
     def forget_remembered(self, before: float) -> None:
         """Drop the answers that were kept before that time (Unix seconds)."""
         self.remembered_before = before
@@ -164,6 +178,10 @@ class Statements:
         self.door_record = self._insert(tables.door_records, replace=True)
         self.delete_door_record = self._delete(tables.door_records.c.door, tables.door_records.c.key)
         self.delete_change = self._delete(tables.account_log.c.id)
+        self.message = self._insert(tables.messages)
+        self.message_total = self._insert(tables.message_totals, replace=True)
+        self.delete_message = self._delete(tables.messages.c.seq)
+        self.delete_message_total = self._delete(tables.message_totals.c.job)
         self.delete_job = self._delete(jobs.c.id)
         self.delete_spec = self._delete(tables.specs.c.job)
         self.delete_runs = self._delete(runs.c.job)
@@ -235,6 +253,10 @@ class Statements:
             (self.door_record, [(*key, body) for key, body in batch.door_records.items() if body is not None]),
             (self.delete_door_record, [key for key, body in batch.door_records.items() if body is None]),
             (self.delete_change, [(change,) for change in batch.told_changes]),
+            (self.message, batch.messages),
+            (self.delete_message, [(seq,) for seq in batch.deleted_messages]),
+            (self.message_total, [(job, *total) for job, total in batch.message_totals.items() if total]),
+            (self.delete_message_total, [(job,) for job, total in batch.message_totals.items() if not total]),
         ):
             self._run(connection, text, rows)
         if batch.events_below is not None:

@@ -59,6 +59,10 @@ class Queries:
     def __init__(self, readers: Engine) -> None:
         self._readers = readers
 
+    def reading(self) -> Connection:
+        """A connection that sees one moment of the database, for questions that stand elsewhere. To be closed."""
+        return self._readers.connect()
+
     def job(self, job: int) -> JobRecord | None:
         """Any job, its present or last runs included."""
         with self._readers.connect() as connection:

@@ -110,6 +110,41 @@ events = Table(
 )
 Index("events_job", events.c.job, events.c.seq)
 
+# What the jobs' programs say. `source` is a number of `store.messages.SOURCES`.
+messages = Table(
+    "messages",
+    metadata,
+    Column("seq", _Key, primary_key=True, autoincrement=False),
+    Column("job", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("source", SmallInteger, nullable=False),
+    Column("rank", BigInteger),
+    # JSON.
+    Column("body", LargeBinary, nullable=False),
+)
+Index("messages_job", messages.c.job, messages.c.seq)
+# Most are metrics; who looks for the few others of a job must not walk over those.
+_not_metrics = text("kind <> 'metrics'")
+Index(
+    "messages_kind",
+    messages.c.job,
+    messages.c.kind,
+    messages.c.seq,
+    sqlite_where=_not_metrics,
+    postgresql_where=_not_metrics,
+)
+
+# How much each job has said, of what is kept.
+message_totals = Table(
+    "message_totals",
+    metadata,
+    Column("job", _Key, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+    # Of the bodies.
+    Column("bytes", BigInteger, nullable=False),
+)
+
 # What was answered to a request that carried an `Idempotency-Key`.
 idempotency = Table(
     "idempotency",

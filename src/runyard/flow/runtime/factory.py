@@ -8,9 +8,20 @@ from typing import Any
 from runyard.flow.status import FlowError, StatusCode
 from runyard.flow.unit_library import UnitInfo
 
+ISOLATIONS = ("", "none", "thread", "process")
 
-def make_unit(info: UnitInfo) -> Any:
-    """A new instance of the unit, not opened yet. Raises FlowError with the reason where it can't be made."""
+
+def make_unit(info: UnitInfo, isolation: str = "") -> Any:
+    """A new instance of the unit, not opened yet; with `isolation="process"` one that runs in worker processes.
+
+    Raises FlowError with the reason where it can't be made.
+    """
+    if isolation not in ISOLATIONS:
+        raise FlowError(StatusCode.STATUS_BADCONF, f"isolation must be thread or process, not {isolation!r}")
+    if isolation == "process":
+        from runyard.flow.isolation import IsolatedUnit
+
+        return IsolatedUnit(info)
     if info.factory is not None:
         return info.factory()
     if info.type == "builtin":

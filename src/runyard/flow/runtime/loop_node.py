@@ -85,9 +85,8 @@ class LoopNode(Node):
         self._leave(lane, ticket, token)
         return None
 
-    def commit(self, lane: Lane) -> None:
-        super().commit(lane)
-        if not lane.session.dead and not lane.ended and self._ready(lane):
+    def go_on(self, lane: Lane) -> None:
+        if not lane.ended and self._ready(lane):
             self.queue(lane)
 
     def send(self, lane: Lane, part: Part) -> None:

@@ -17,6 +17,9 @@ from runyard.flow.unit import DataContext
 if TYPE_CHECKING:
     from runyard.flow.runtime.machine import Machine
 
+AHEAD = 32
+"""Calls of one session in one node that may be under way, or done and waiting for an earlier one to end."""
+
 
 class Edge:
     """A link with its count. The queue itself lies in the lanes of the target."""
@@ -210,6 +213,10 @@ class Node:
             lane = ready[0]
             items = lane.items
             got = 0
+            if len(lane.pending) >= AHEAD:
+                ready.popleft()
+                lane.queued = False
+                continue
             while items:
                 item = items[0]
                 if type(item) is list:
@@ -320,12 +327,18 @@ class Node:
             head = pending[0]
             if type(head) is Part:
                 if head.outputs is None:
-                    return
+                    break
                 pending.popleft()
                 self.send(lane, head)
             else:
                 pending.popleft()
                 self.pass_on(lane, head)  # type: ignore[arg-type]
+        self.go_on(lane)
+
+    def go_on(self, lane: Lane) -> None:
+        """After a call has gone out: the lane may have waited for it."""
+        if lane.items and not lane.ended:
+            self.queue(lane)
 
     # -- tokens out ------------------------------------------------------------------------------------------------
 

@@ -112,11 +112,11 @@ class FlowRun:
         assert info is not None
         started = time.perf_counter()
         try:
-            unit = node.unit = make_unit(info)
+            options = dict(self.graph.nodes[node.name].options)
+            unit = node.unit = make_unit(info, str(options.get("isolation", "")))
             # The name of a unit that came without FlowUnit as its base may not take attributes.
             if hasattr(unit, "process"):
                 unit._host = _Host(self, node)
-            options = dict(self.graph.nodes[node.name].options)
             status = as_status(unit.open(Configuration(options)))
         except FlowError as error:
             return error.status
@@ -163,6 +163,11 @@ class FlowRun:
         end = time.monotonic() + grace
         self.scheduler.stop()
         stuck = self.scheduler.join(grace)
+        killable = [node.unit for node in self.machine.nodes if node.name in stuck and hasattr(node.unit, "kill")]
+        if killable:
+            for unit in killable:
+                unit.kill()
+            stuck = self.scheduler.join(CLOSE_SHARE)
         for name in stuck:
             _log.warning("node %s: its unit is still in process(), %g s after the stop", name, grace)
         self._close(max(CLOSE_SHARE, end - time.monotonic()), set(stuck))

@@ -6,7 +6,7 @@ from typing import Any
 
 from runyard.flow.buffer import Buffer, BufferList, error_buffer
 from runyard.flow.runtime.lane import END, PLACEHOLDER, Call, End, Lane, Part, Session, Special, Stream, end_of
-from runyard.flow.runtime.node import Edge, Node
+from runyard.flow.runtime.node import AHEAD, Edge, Node
 from runyard.flow.runtime.plan import NodePlan
 from runyard.flow.status import Status, StatusCode
 from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
@@ -309,9 +309,9 @@ class CollapseNode(Node):
         lane = self.ready.popleft()
         lane.queued = False
         call = None
-        while lane.items and call is None and not self.full_outs:
+        while lane.items and call is None and not self.full_outs and len(lane.pending) < AHEAD:
             call = self._step(lane)
-        if lane.items and not lane.ended:
+        if lane.items and not lane.ended and len(lane.pending) < AHEAD:
             self.queue(lane)
         if not self.ready:
             self.machine.mask &= ~self.bit

@@ -11,7 +11,7 @@ from runyard.model.errors import ConfigError
 from runyard.store import tables
 
 #: The newest revision.
-HEAD = "0003"
+HEAD = "0004"
 #: As Alembic makes it.
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 #: Rows of `meta` that every store has.
