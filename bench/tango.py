@@ -188,6 +188,7 @@ class _All:
     """What the members know. Tasks go by member and project."""
 
     def __init__(self) -> None:
+        self.tasks_under_way: set[asyncio.Task[None]] = set()
         self.reset({})
 
     def reset(self, given: dict[str, str]) -> None:
@@ -217,7 +218,9 @@ class _All:
             self.begun[f"{member} {project}"] += 1
             if self.mode != "run":
                 delay = 0.0 if self.mode == "report" else self.random.uniform(0.0, 0.15)
-                asyncio.get_running_loop().create_task(self.report(task, step, given, delay))
+                reporting = asyncio.get_running_loop().create_task(self.report(task, step, given, delay))
+                self.tasks_under_way.add(reporting)
+                reporting.add_done_callback(self.tasks_under_way.discard)
             return "starting"
         if operation == "stop":
             self.tasks[task] = "stopped"

@@ -83,6 +83,17 @@ class Retention(Section, frozen=True):
     """Between two sweeps."""
 
 
+class Messages(Section, frozen=True):
+    """What the jobs' programs say: metrics, errors, logs."""
+
+    max_rate: Positive = 25_000
+    """Of one job, in a second; a message costs one for each KiB. What is more is sampled."""
+    max_per_job: Positive = 500_000
+    """Then metrics are thinned out, and others go, oldest first."""
+    max_size_per_job: Size = 256 * 1024 * 1024
+    max_age: Duration = 30 * _DAY
+
+
 class Limits(Section, frozen=True):
     max_replicas: Positive = 10_000
     max_jobs: Positive = 1_000_000
@@ -213,6 +224,7 @@ class Config(Section, frozen=True):
     agent: Agent = Agent()
     scheduler: Scheduler = Scheduler()
     retention: Retention = Retention()
+    messages: Messages = Messages()
     limits: Limits = Limits()
     doors: Doors = Doors()
     flows: Flows = Flows()

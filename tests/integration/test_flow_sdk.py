@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,18 @@ def test_a_dropped_session_is_closed_and_select_finds_the_ready_map() -> None:
         two.send("in", ["x"])
         assert select.select_external_data(ready, WAIT_MS)
         assert ready == [two]
+
+
+def test_a_description_can_ask_for_a_trace(tmp_path: Path) -> None:
+    description = described(title)
+    description.set_profile_trace_enable(True)
+    description.set_profile_dir(str(tmp_path / "perf"))
+    with Flow.load(description) as flow:
+        stream = flow.create_stream_io()
+        stream.send("in", "a")
+        assert str(stream.recv("out", WAIT_MS)) == "A"
+    (trace,) = (tmp_path / "perf").glob("trace_*.json")
+    assert any(event["name"].endswith("process") for event in json.loads(trace.read_text()))
 
 
 DOCUMENT = """

@@ -55,7 +55,8 @@ def test_the_defaults_that_stored_jobs_rely_on_have_not_changed() -> None:
         '"cores_per_task":0,"gpus_per_task":0,"memory":0,"exclusive":false},"time_limit":null,"stop":{"signal":'
         '"SIGTERM","grace":10.0,"after_failure":30.0},"priority":0,"hold":false,"labels":{},"limits":{"cpu_time":null,"file_size":null,'
         '"open_files":null,"processes":null,"address_space":null,"core_size":null,"stack":null,"nice":null,'
-        '"memory":null,"cpus":null},"output":{"merge":false,"max_size":null},"executor":"local"}'
+        '"memory":null,"cpus":null},"output":{"merge":false,"max_size":null},"report":{"lines":true,'
+        '"rules":[],"tensorboard":null},"executor":"local"}'
     )
 
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import msgspec
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from runyard.api.context import AnyRequest, context_of
+from runyard.api.socket import refuse_socket
 from runyard.auth.audit import Call
 from runyard.auth.authenticator import Authenticator
 from runyard.auth.caller import Caller, Role
@@ -52,9 +54,12 @@ class Credentials:
             found: Caller | RunyardError
             try:
                 found = await self._auth.identify(_authorization(scope), _call(scope))
-                if scope.get("method") in ("GET", "HEAD"):
+                if scope.get("method", "GET") in ("GET", "HEAD"):
                     found.must_read()
             except RunyardError as error:
+                if scope["type"] == ScopeType.WEBSOCKET:
+                    await refuse_socket(send, error)
+                    return
                 if wanted != DOOR["credentials"]:
                     raise
                 found = error

@@ -15,6 +15,7 @@ from runyard.core.record import JobRecord
 from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
 from runyard.service.flows import Flows
+from runyard.service.messages import Messages
 from runyard.service.output import OutputReader
 from runyard.service.projects import Projects
 from runyard.service.service import Service
@@ -36,8 +37,10 @@ class Context:
         max_batch: int,
         auth: Authenticator | None = None,
         min_uid: int = 1000,
+        messages: Messages | None = None,
     ) -> None:
         self.service = service
+        self.messages = messages or Messages(service.engine)
         self.output = OutputReader(service.engine)
         self.flows = Flows(service.engine)
         self.projects: Projects | None = None

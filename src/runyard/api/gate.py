@@ -10,6 +10,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
 from runyard.api.problem import MEDIA_TYPE, problem_body
+from runyard.api.socket import refuse_socket
 from runyard.api.tango.address import report_path
 from runyard.auth.origin import OriginRules, refusal
 from runyard.model.errors import Forbidden, RunyardError, TooLarge
@@ -31,10 +32,11 @@ class Gate:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
+        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
             await self._app(scope, receive, send)
             return
-        report = report_path(scope["path"], scope["query_string"])
+        is_http = scope["type"] == ScopeType.HTTP
+        report = report_path(scope["path"], scope["query_string"]) if is_http else None
         if report is not None:
             scope["path"] = report
             scope["raw_path"] = report.encode()
@@ -50,6 +52,10 @@ class Gate:
                 length = value
         # Reports carry made-up headers, and can only report (design, section 6).
         reason = refusal(self._rules, host, origin, site) if report is None else None
+        if not is_http:
+            # Browsers let any page open a WebSocket anywhere: nothing but this keeps it out.
+            await (self._app(scope, receive, send) if reason is None else refuse_socket(send, Forbidden(reason)))
+            return
         if reason is not None:
             await self._refuse(scope, send, Forbidden(reason))
             return

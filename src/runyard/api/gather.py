@@ -17,6 +17,12 @@ class GatheringProtocol(HttpToolsProtocol):
         gathered: Any = _Gathered(transport, asyncio.get_running_loop())
         super().connection_made(gathered)
 
+    def handle_websocket_upgrade(self) -> None:
+        # From here on another protocol speaks, and it gathers by itself.
+        gathered: Any = self.transport
+        self.transport = gathered.ungathered()
+        super().handle_websocket_upgrade()
+
 
 class _Gathered:
     """The part of a transport that uvicorn uses."""
@@ -28,6 +34,10 @@ class _Gathered:
         self.resume_reading = transport.resume_reading
         self._transport, self._loop = transport, loop
         self._pieces: list[bytes] = []
+
+    def ungathered(self) -> asyncio.Transport:
+        self._flush()
+        return self._transport
 
     def write(self, data: bytes) -> None:
         if not self._pieces:

@@ -24,6 +24,7 @@ from runyard.api.app import create_app
 from runyard.api.context import Context
 from runyard.api.flux.banner import banner
 from runyard.api.gather import GatheringProtocol
+from runyard.api.socket import MAX_FRAME, new_socket
 from runyard.api.log import set_up_log
 from runyard.auth.origin import OriginRules, own_names
 from runyard.core.claim import Policy
@@ -33,6 +34,8 @@ from runyard.model.errors import ConfigError, RunyardError
 from runyard.model.job import JobDoc, JobSpec
 from runyard.service.engine import Engine
 from runyard.service.hooks import start_hooks
+from runyard.service.message_keeper import KeepPolicy
+from runyard.service.messages import Messages
 from runyard.service.output import trim_outputs
 from runyard.service.projects import Projects
 from runyard.service.service import PROJECT, Answer, Bounds, Replay, Service
@@ -157,6 +160,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         config.limits.max_batch,
         auth,
         config.auth.min_uid,
+        Messages(engine, _keep_policy(config)),
     )
     context.projects = projects
     rules = OriginRules(
@@ -168,7 +172,9 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         uvicorn.Config(
             app,
             http=GatheringProtocol,
-            ws="none",
+            ws=new_socket,  # type: ignore[arg-type]
+            ws_max_size=MAX_FRAME,
+            ws_per_message_deflate=False,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -194,6 +200,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     context.stop = stop
     try:
         await engine.start()
+        context.messages.start()
         background = await start_hooks(config.hooks, engine)
         background += [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
         if auth.enabled:
@@ -227,9 +234,21 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
     finally:
+        await context.messages.close()
         await engine.close()
         store.close()
     return EXIT_FAILED if failure else EXIT_OK
+
+
+def _keep_policy(config: Config) -> KeepPolicy:
+    kept = config.messages
+    return KeepPolicy(
+        max_rate=kept.max_rate,
+        max_age=kept.max_age,
+        max_per_job=kept.max_per_job,
+        max_size_per_job=kept.max_size_per_job,
+        interval=config.retention.interval,
+    )
 
 
 def _node_name(store: Store) -> str:

@@ -266,7 +266,8 @@ class MemberService:
                 ended.result(patience)
             except TimeoutError:
                 log("a task does not end; it is left behind")
-        self._reporter.close(patience)
+        # What is on disk can wait for the next life.
+        self._reporter.close(patience if self._journal is None else min(patience, STOP_PATIENCE))
         if self._journal is not None:
             self._save()
             self._journal.close()

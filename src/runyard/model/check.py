@@ -185,6 +185,10 @@ def check_spec(spec: JobSpec) -> JobSpec:
         raise refuse("stop.signal", spec.stop.signal, 'is no signal; for example "SIGTERM" or "SIGINT"')
     if spec.report.rules:
         _check_rules(spec.report.rules)
+    if spec.report.tensorboard is not None:
+        _check_text("report.tensorboard", spec.report.tensorboard, 4096)
+        if not spec.report.tensorboard or (spec.cwd is None and not spec.report.tensorboard.startswith("/")):
+            raise refuse("report.tensorboard", spec.report.tensorboard, "must be absolute, or relative to a `cwd`")
     return spec
 
 

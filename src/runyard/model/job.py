@@ -149,9 +149,14 @@ class ReportRule(_Part, frozen=True):
 
 
 class Report(_Part, frozen=True):
-    """How the program's metrics are found, beside what it reports itself (`docs/report.md`)."""
+    """How the program's messages are found, beside `runyard.report`, which needs nothing said here."""
 
+    lines: bool = True
+    """Lines of stdout that begin with `@runyard` or `@k12ai` are messages."""
     rules: list[ReportRule] = []
+    """For the lines of stdout and stderr."""
+    tensorboard: str | None = None
+    """A folder in which the program writes event files of TensorBoard; relative to `cwd`."""
     """For each line of standard output and standard error."""
 
 

@@ -17,6 +17,7 @@ from runyard.model.check import refuse
 MAX_VALUES = 1000
 MAX_NAME = 255
 _RESERVED = frozenset({"values", "step", "category", "items"})
+_ENDLESS = frozenset({"nan", "inf", "infinity"})
 
 
 def metrics_body(raw: Any) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _number(where: str, value: Any) -> float | None:
         # Beyond what a float can hold there is no curve to draw.
         return int(value) if abs(value) < 1 << 1023 else None
     number = _finite(value)
-    if number is None and not (isinstance(value, str) and value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")):
+    if number is None and not (isinstance(value, str) and value.strip().lower().lstrip("+-") in _ENDLESS):
         raise refuse(where, value, "must be a number")
     return number
 

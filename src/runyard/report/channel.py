@@ -76,8 +76,7 @@ class Channel:
             text = _encode(line)
         with self._mutex:
             if self.dropped:
-                note = {"type": "info", "body": {"code": "dropped", "count": self.dropped, "where": "program"}}
-                if not self._write(_encode({**note, "at": line["at"]}), False):
+                if not self._write(_encode({"type": "info", "body": _notice(self.dropped), "at": line["at"]}), False):
                     # It makes no difference for what must get through.
                     self.dropped += 0 if kind in PRECIOUS else 1
                     return kind in PRECIOUS and self._write(text, True)
@@ -110,6 +109,11 @@ class Channel:
                 return False
             self._written = 0
         return size <= self._room - self._written
+
+
+def _notice(count: int) -> dict[str, Any]:
+    text = f"{count} reports were left out: the program reports faster than the server reads, or the disk is full"
+    return {"code": "dropped", "count": count, "text": text}
 
 
 def _encode(line: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ P = ParamSpec("P")
 
 #: Notices about bad reports, for one process: a mistake in a loop must not flood.
 MAX_NOTICES = 20
+#: Characters of one piece of log.
+MAX_LOG = 100_000
 _channel: Channel | None = None
 _notices = 0
 _running_since: float | None = None
@@ -54,7 +56,7 @@ def _notice(call: str, error: Exception) -> None:
     if _notices <= MAX_NOTICES:
         try:
             text = f"report.{call}: {type(error).__name__}: {error}"[:1000]
-            _current().send("info", {"code": "bad_report", "message": text})
+            _current().send("info", {"code": "bad_report", "text": text})
         except Exception:
             # There is nobody left to tell.
             return
@@ -98,8 +100,8 @@ def scalar(title: str, value: Any, *, step: float | None = None, category: str =
 
 @_quiet
 def image(title: str, picture: Any, *, step: float | None = None, category: str = "train") -> None:
-    """A picture: an array (height x width, or with channels), an image of Pillow, a figure of matplotlib, a path, or the
-    bytes of a PNG or JPEG. An SVG or an address may be given as text. A large one is made smaller."""
+    """A picture: an array (height x width, or with channels), an image of Pillow, a figure of matplotlib, a path, or
+    the bytes of a PNG or JPEG. An SVG or an address may be given as text. A large one is made smaller."""
     from runyard.report.picture import encode
 
     payload, form = encode(picture)
@@ -152,11 +154,11 @@ def predict(index: int, prediction: Any) -> None:
 
 
 @_quiet
-def info(message: str, **more: Any) -> None:
+def info(text: str, **more: Any) -> None:
     """Something worth knowing."""
     from runyard.report.plain import jsonable
 
-    _current().send("info", {**jsonable(more), "message": str(message)})
+    _current().send("info", {**jsonable(more), "text": str(text)})
 
 
 # How it goes ------------------------------------------------------------------------------------------------------
@@ -191,8 +193,8 @@ def error(
     filename: str | None = None,
     linenum: int | None = None,
 ) -> None:
-    """The program can't go on, for a reason that is no exception. `code` is one of K12AI's; the file and line are those
-    of the caller unless they are given."""
+    """The program can't go on, for a reason that is no exception. `code` is one of K12AI's; the file and line are
+    those of the caller unless they are given."""
     from runyard.report.failure import of_caller
 
     detail = {**of_caller(2), "exc_type": str(err_type), "exc_text": str(err_text)}
@@ -229,10 +231,6 @@ def _failed(word: str, detail: dict[str, Any], code: int | None) -> None:
     _current().send("error", body)
 
 
-#: Characters of one piece of log.
-MAX_LOG = 100_000
-
-
 class run:
     """Around a whole program: tells that it runs, and how it ended. SIGTERM ends it as stopped, after `finally` parts.
 
@@ -251,9 +249,9 @@ class run:
             import threading
 
             # Whoever handles SIGTERM already knows better what to do.
-            if threading.current_thread() is threading.main_thread():
-                if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                    self._before = signal.signal(signal.SIGTERM, _stop)
+            main = threading.current_thread() is threading.main_thread()
+            if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self._before = signal.signal(signal.SIGTERM, _stop)
         status("running", **self._more)
         return self
 

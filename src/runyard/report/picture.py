@@ -86,10 +86,8 @@ def _pixels(value: Any) -> list[list[Any]]:
 
     shape = tuple(getattr(value, "shape", ()))
     if len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
-        if callable(permute := getattr(value, "permute", None)):
-            value = permute(1, 2, 0)
-        else:
-            value = value.transpose(1, 2, 0)
+        move = getattr(value, "permute", None) or value.transpose
+        value = move(1, 2, 0)
     if len(shape) >= 2 and shape[0] * shape[1] > MAX_PIXELS:
         step = 1 + int((shape[0] * shape[1] / MAX_PIXELS) ** 0.5)
         value = value[::step, ::step]

@@ -1,4 +1,4 @@
-"""Numbers and rows as JSON has them, from whatever libraries use: their arrays and tensors, taken by what they can do."""
+"""Numbers and rows as JSON has them, from the arrays and tensors of any library, taken by what they can do."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def number(value: Any) -> int | float | str:
         value = item()
     if isinstance(value, bool | int):
         return int(value)
-    value = float(value)
-    if math.isnan(value):
+    found = float(value)
+    if math.isnan(found):
         return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
+    if math.isinf(found):
+        return "Infinity" if found > 0 else "-Infinity"
+    return found
 
 
 def rows(value: Any) -> list[list[Any]]:

@@ -36,7 +36,7 @@ class MessagePage(NamedTuple):
     """Everything up to this `seq` has been looked at: `after` of the next call."""
 
 
-class Total(NamedTuple):
+class Total(msgspec.Struct, frozen=True):
     """Of one job: its messages that are kept, and the bytes of their bodies."""
 
     count: int

@@ -1,0 +1,64 @@
+"""WebSockets: how they come to be, and how they are refused.
+
+A refusal is an HTTP answer to the handshake, a problem document like any other (ASGI's `websocket.http.response`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from litestar.types import Send
+
+from runyard.api.problem import MEDIA_TYPE, problem_body, refusal_headers
+from runyard.model.errors import RunyardError
+
+#: Bytes of a frame from a client: none of them has much to say.
+MAX_FRAME = 64 * 1024
+#: Codes of RFC 6455: all has been said; the server goes away.
+DONE, GOING = 1000, 1001
+
+
+def new_socket(*args: Any, **options: Any) -> asyncio.Protocol:
+    """uvicorn's protocol for one WebSocket. Its library is loaded with the first one."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    return WebSocketsSansIOProtocol(*args, **options)
+
+
+async def refuse_socket(send: Send, error: RunyardError) -> None:
+    """Answers a handshake that was not accepted yet."""
+    send_any: Any = send
+    body = msgspec.json.encode(problem_body(error))
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **refusal_headers(error)}
+    head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send_any({"type": "websocket.http.response.start", "status": error.status, "headers": head})
+    await send_any({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+async def speak(socket: Any, texts: AsyncIterator[str]) -> bool:
+    """Sends each text as a frame until there are no more, or the client has gone; whether there are no more.
+
+    What the client sends is read and passed over.
+    """
+    gone = asyncio.create_task(_until_gone(socket))
+    sending = asyncio.create_task(_send_all(socket, texts))
+    try:
+        await asyncio.wait((gone, sending), return_when=asyncio.FIRST_COMPLETED)
+        return sending.done() and sending.exception() is None
+    finally:
+        for task in (gone, sending):
+            task.cancel()
+        await asyncio.gather(gone, sending, return_exceptions=True)
+
+
+async def _until_gone(socket: Any) -> None:
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def _send_all(socket: Any, texts: AsyncIterator[str]) -> None:
+    async for text in texts:
+        await socket.send({"type": "websocket.send", "text": text, "bytes": None})

@@ -1,0 +1,143 @@
+"""A file that grows, read line by line: how far it was read is all there is to remember."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from runyard.message.line import MAX_LINE, is_marked
+from runyard.message.rules import MAX_LINE as RULE_LINE
+
+#: Bytes read in one go.
+CHUNK = 256 * 1024
+#: Longest mark with which a line may begin (`message.line.MARKS`).
+_MARK = 16
+
+
+class Place(msgspec.Struct, array_like=True):
+    """How far a file was read. This is what is stored."""
+
+    offset: int = 0
+    """Of the first line that was not read."""
+    skipping: bool = False
+    """What is there is the rest of a line that was too long."""
+
+
+class Lines(msgspec.Struct):
+    """What one look has found."""
+
+    lines: list[bytes]
+    too_long: int = 0
+    """Lines that were left out."""
+    lost: int = 0
+    """Bytes that were gone before they could be read."""
+    more: bool = False
+    """There is more already."""
+
+
+class LineFile:
+    """One file. Carriage returns end lines too: progress bars write them."""
+
+    def __init__(self, path: Path, place: Place, *, whole: bool, trimmed: bool) -> None:
+        """`whole`: every line counts, up to the longest report; else only marked ones do, and of others the beginning.
+        `trimmed`: the oldest output may be taken away while it is read."""
+        self.path = path
+        self.place = place
+        self._whole, self._trimmed = whole, trimmed
+        self._size = -1
+        """When it was looked at last."""
+
+    def grew(self) -> bool:
+        """Whether there is something that was not looked at."""
+        try:
+            return os.stat(self.path).st_size != self._size
+        except OSError:
+            return False
+
+    def read(self, ended: bool) -> Lines:
+        """The next whole lines; when the writer has `ended`, the last one counts without its newline.
+
+        A missing file is empty. Raises OSError about one that can't be read.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return Lines([])
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return Lines([])
+            lost = self._jump(fd, status.st_size)
+            return self._lines(fd, status.st_size, ended, lost)
+        finally:
+            os.close(fd)
+
+    def _jump(self, fd: int, size: int) -> int:
+        """Goes to where there still is something; how many bytes that leaves out."""
+        place = self.place
+        if place.offset > size:
+            # The program has emptied its own output.
+            place.offset, place.skipping = 0, False
+        if not self._trimmed or place.offset >= size:
+            return 0
+        try:
+            start = os.lseek(fd, place.offset, os.SEEK_DATA)
+        except OSError:
+            # Nothing but a hole.
+            start = size
+        lost = start - place.offset
+        if lost:
+            place.offset, place.skipping = start, True
+        return lost
+
+    def _lines(self, fd: int, size: int, ended: bool, lost: int) -> Lines:
+        place = self.place
+        data = os.pread(fd, CHUNK, place.offset)
+        too_long = 0
+        end = _last_break(data)
+        if end < 0 and len(data) == CHUNK and not place.skipping and self._counts(data):
+            # A long report: all of it, or nothing.
+            data = os.pread(fd, MAX_LINE + 1, place.offset)
+            end = _last_break(data)
+            if end < 0 and len(data) > MAX_LINE:
+                too_long, place.skipping = 1, True
+        if end < 0:
+            if place.skipping or len(data) >= CHUNK:
+                return self._inside_long_line(data, size, ended, lost, too_long)
+            if not ended or not data:
+                self._size = size
+                return Lines([], lost=lost)
+            end = len(data)
+        read = data[: end + 1]
+        lines = (read.replace(b"\r", b"\n") if b"\r" in read else read).split(b"\n")
+        place.offset += len(read)
+        if place.skipping:
+            # Up to the first break it is the end of what was left out.
+            del lines[0]
+            place.skipping = False
+        more = place.offset < size
+        self._size = -1 if more else size
+        return Lines(lines, too_long, lost, more)
+
+    def _inside_long_line(self, data: bytes, size: int, ended: bool, lost: int, too_long: int) -> Lines:
+        """No end of the line in sight: its beginning may be of use, the rest is passed over."""
+        place = self.place
+        begin = [] if place.skipping else [data[:RULE_LINE]]
+        if place.offset + len(data) >= size and not ended and not place.skipping and not self._counts(data):
+            # It may yet end.
+            begin = [data[:RULE_LINE]]
+        place.offset += len(data)
+        place.skipping = True
+        more = place.offset < size
+        self._size = -1 if more else size
+        return Lines(begin, too_long, lost, more)
+
+    def _counts(self, data: bytes) -> bool:
+        return self._whole or is_marked(data[:_MARK])
+
+
+def _last_break(data: bytes) -> int:
+    return max(data.rfind(b"\n"), data.rfind(b"\r"))
