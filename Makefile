@@ -33,10 +33,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then uv="uv"; elif $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; else uv=; fi; \
 	if [ -n "$$uv" ]; then \
 	  [ -x $(BIN)/python ] || $$uv venv --quiet --python '>=3.11' $(VENV); \
-	  $$uv pip install --quiet --python $(BIN)/python -e '.[dev,examples,postgres,flow,infer]' -c constraints.txt; \
+	  $$uv pip install --quiet --python $(BIN)/python -e '.[dev,examples,postgres,redis,flow,infer]' -c constraints.txt; \
 	else \
 	  [ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/pip install --quiet -e '.[dev,examples,postgres,flow,infer]' -c constraints.txt; \
+	  $(BIN)/pip install --quiet -e '.[dev,examples,postgres,redis,flow,infer]' -c constraints.txt; \
 	fi
 	@touch $(STAMP)
 
@@ -83,7 +83,8 @@ $(FLUX_CLIENT)/.ready:
 	@touch $@
 
 run: setup
-	@exec $(BIN)/runyard serve --jobs examples/jobs.toml --jobs examples/flow/jobs.toml $(ARGS)
+	@export RUNYARD_DOORS__TANGO__SHARED="$${RUNYARD_DOORS__TANGO__SHARED:-$(CURDIR)/examples/tango/shared}"; \
+	exec $(BIN)/runyard serve --jobs examples/jobs.toml --jobs examples/flow/jobs.toml --jobs examples/tango/jobs.toml $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

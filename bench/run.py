@@ -29,6 +29,7 @@ NAMES = (
     "echo",
     "flux",
     "auth",
+    "messages",
     "modelbox",
     "flow",
     "tango",

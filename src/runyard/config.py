@@ -17,6 +17,7 @@ import msgspec
 import platformdirs
 
 from runyard.model.errors import ConfigError
+from runyard.model.framework import read_services
 from runyard.model.hook import Hook, read_hooks
 from runyard.model.quantity import Duration, Size, parse_duration, parse_size
 from runyard.settings import Config, Section
@@ -76,7 +77,8 @@ def parse(
     origins = {key: Origin("default") for key in KEYS}
     for key, value in _from_file(text, path):
         where = f"{path or 'the configuration file'}: {key}"
-        values[key], origins[key] = _convert(key, value, where, text=False), Origin("file", path)
+        values[key] = _convert(key, value, where, text=False, folder=os.path.dirname(path))
+        origins[key] = Origin("file", path)
     for name, key, value in _from_env(env or {}):
         values[key], origins[key] = _convert(key, value, name, text=True), Origin("environment", name)
     for key, value in (flags or {}).items():
@@ -209,11 +211,14 @@ def _unknown(key: str) -> str:
     return f"there is no setting {key}; {hint}"
 
 
-def _convert(key: str, value: Any, where: str, *, text: bool) -> Any:
-    """`value` in the type of `key`; `text` says that it comes from the environment and so is always a text."""
+def _convert(key: str, value: Any, where: str, *, text: bool, folder: str = "") -> Any:
+    """`value` in the type of `key`; `text` says that it comes from the environment and so is always a text, `folder` is
+    that of the file it comes from."""
     kind = KEYS[key]
     if key == "hooks":
         return read_hooks(value, where)
+    if key == "services":
+        return read_services(value, where, folder)
     shown = repr(value)
     try:
         if kind == Duration:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from runyard.model.framework import Service
 from runyard.model.hook import Hook
 from runyard.model.quantity import Duration, Size
 
@@ -185,11 +186,57 @@ class Tango(Section, frozen=True):
     """Addresses and networks that may report; empty means everybody."""
 
 
+class K12ai(Section, frozen=True):
+    """The K12AI door, at `/k12ai`."""
+
+    port: Port | None = None
+    """A port of its own, beside the main one; K12AI's is 8119."""
+    app_id: str = "talentai"
+    """Prefix of the queues of requests for tasks without `appId`."""
+    platform_app_id: str = "k12ai"
+    """The same of requests for figures of the platform."""
+    cache_dir: str = ""
+    """Folder of the projects' files; empty means `k12ai` in `data_dir`."""
+    max_tasks: Count = 7
+    """Tasks at once; 0 means no bound."""
+    scope: Literal["project", "phase"] = "project"
+    """One live task for each user and `service_uuid`, or one for each of their phases."""
+    stop_grace: Duration = 3.0
+    """Between SIGTERM and SIGKILL."""
+    output_max: Size = 64 * 1024 * 1024
+    """Kept of the output of each task; the oldest goes first."""
+    queue_expiry: Duration = 432_000.0
+    """Messages older than this are no longer popped."""
+    key: str = ""
+    """Who pushes or pops must send it, as `X-K12AI-Key`; empty means anybody may."""
+    message_form: Literal["both", "text"] = "both"
+    """`message` of an answer: in two languages, or one text as in the first releases."""
+    datetime_format: str = "%Y%m%d%H%M%S"
+    """Of `datetime` in messages (strftime, local time)."""
+    stats_always_push: bool = False
+    """Answers of `stats` go into the queue as well, as in 2019."""
+    stats_interval: Duration = 0.0
+    """Between two `resource` messages that nobody has asked for, with the host's figures; 0 means there are none."""
+    single_gpu_as_object: bool = False
+    """`gpus` of a host with one is that GPU, as in 2020, and not a list."""
+    emit_status: bool = False
+    """Messages of type `status` besides, as in 2019."""
+    finish_after_error: bool = False
+    """A `runcode` task that has failed says 100003 after its error, as the original does."""
+    callbacks: list[str] = []
+    """Who gets all messages of an application by POST, such as `talentai=https://example.org/k12ai`."""
+    callback_secret: str = ""
+    """Key of the signature of those, and of the ones that requests ask for; empty means that they are not signed."""
+    redis_url: str = ""
+    """Messages are put into lists there as well, such as `redis://127.0.0.1:6379/0`."""
+
+
 class Doors(Section, frozen=True):
     meproc: Meproc = Meproc()
     flux: Flux = Flux()
     modelbox: Modelbox = Modelbox()
     tango: Tango = Tango()
+    k12ai: K12ai = K12ai()
 
 
 class Flows(Section, frozen=True):
@@ -213,6 +260,26 @@ class Auth(Section, frozen=True):
     failure_window: Duration = 300.0
 
 
+class Telemetry(Section, frozen=True):
+    """What is measured of this host, its GPUs, containers and runs, and when."""
+
+    interval: Duration = 1.0
+    """Between two samples, while somebody asks."""
+    linger: Duration = 30.0
+    """For so long after the last question sampling goes on."""
+    background: Duration = 15.0
+    """Between two samples of what runs use while nobody asks, for the jobs' histories; 0 means none then."""
+    points: Positive = 240
+    """Kept of each job's history, at least, and at most twice as many: it gets coarser as it gets longer."""
+    gpus: bool = True
+    """Ask NVIDIA's driver, where there is one."""
+    docker: str = ""
+    """Address of a Docker Engine: `unix:///path`, `tcp://host:port` or `none`; empty means `DOCKER_HOST`, else its usual
+    socket."""
+    metrics_jobs: Count = 100
+    """Jobs with figures of their own in `/metrics`: those that use most."""
+
+
 class Config(Section, frozen=True):
     """Everything that can be set. `data_dir` is absolute."""
 
@@ -229,4 +296,7 @@ class Config(Section, frozen=True):
     doors: Doors = Doors()
     flows: Flows = Flows()
     auth: Auth = Auth()
+    telemetry: Telemetry = Telemetry()
     hooks: list[Hook] = []
+    services: dict[str, Service] = {}
+    """The frameworks of the K12AI door, by name."""

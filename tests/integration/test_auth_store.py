@@ -182,7 +182,7 @@ def test_a_store_of_an_older_version_is_brought_up_to_date_unless_a_server_has_i
     Store.open(folder).close()
     engine = create_engine(f"sqlite:///{folder / FILE}")
     with engine.begin() as connection:
-        for table in ("users", "tokens", "account_log"):
+        for table in ("users", "tokens", "account_log", "messages", "message_totals"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     server = Store.open(folder)

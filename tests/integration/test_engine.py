@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runyard.core.inputs import RestartJob
 from runyard.executors.memory import MemoryExecutor
 from runyard.model.errors import RunyardError, Unavailable
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.node import Node
+from runyard.model.state import LIVE
 from runyard.service.engine import Engine
 from runyard.service.service import Service
 from runyard.store.batch import Batch
@@ -85,6 +88,41 @@ def test_a_job_whose_end_is_being_written_is_deleted_when_that_is_done(
                 assert await service.look_up(job.id) is None
         finally:
             go_on.set()
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_a_job_that_ends_before_its_restart_has_its_turn_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(store: Store) -> None:
+        executor = MemoryExecutor({"true": (0, 1.0)}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        service = Service(engine)
+        ask = engine.ask
+
+        async def late(input: Any, finish: Any) -> Any:
+            if isinstance(input, RestartJob) and input.record is None:
+                executor.advance(1)
+                assert await engine.ended(input.job, 10)
+            return await ask(input, finish)
+
+        monkeypatch.setattr(engine, "ask", late)
+        await engine.start()
+
+        def first(outcomes: list[JobDoc | RunyardError]) -> JobDoc | RunyardError:
+            return outcomes[0]
+
+        try:
+            async with asyncio.timeout(20):
+                job = await service.submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+                assert isinstance(job, JobDoc)
+                await wait_until_async(lambda: executor.live)
+                restarted = await service.restart(await service.find(job.id))
+                assert restarted.id == job.id and restarted.state in LIVE
+        finally:
             await engine.close()
 
     with Store.open(tmp_path) as store:

@@ -18,13 +18,13 @@ OK = Said(b'{"status":200}', 200, "application/json")
 class FakeManager:
     """`answers` are given first, one a request; then everything is taken. Only what was taken is written down."""
 
-    def __init__(self, forms: tuple[str, ...] = ("path", "query")) -> None:
+    def __init__(self, forms: tuple[str, ...] = ("path", "query"), port: int = 0) -> None:
         self.reports: list[tuple[str, str, str]] = []
         """Container, project and word, in order."""
         self.updates: list[tuple[str, dict[str, Any]]] = []
         self.answers: deque[Said] = deque()
         self.asked = 0
-        self.port = 0
+        self.port = port
         self._forms = forms
         self._server: ThreadingHTTPServer | None = None
 
@@ -70,7 +70,6 @@ class FakeManager:
             def log_message(self, format: str, *args: Any) -> None:
                 """Nothing: pytest shows what failed."""
 
-        # A port of its own for good: it is left and taken again.
         self._server = ThreadingHTTPServer((LOOPBACK, self.port), Handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

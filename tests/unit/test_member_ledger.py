@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runyard.member.ledger import LIVE, MAX_ENDED, Entry, Ledger, Stop
 from runyard.member.outbox import MAX_AGE, MAX_REPORTS, MAX_UPDATES, Message, Outbox
-from runyard.member.reporter import Manager, Refused, spelled
+from runyard.member.reporter import Manager, Refused, judge, spelled
 from runyard.project.wire import MemberState
 
 
@@ -158,10 +158,10 @@ def test_updates_are_json_that_browsers_read() -> None:
 )
 def test_what_a_managers_answer_means(status: int, body: bytes, outcome: Any) -> None:
     if outcome is None:
-        Manager._judge(status, body)
+        judge(status, body)
     else:
         with pytest.raises(outcome):
-            Manager._judge(status, body)
+            judge(status, body)
 
 
 def test_a_url_without_a_host_is_refused() -> None:

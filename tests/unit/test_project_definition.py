@@ -127,8 +127,25 @@ def test_every_spelling_is_read() -> None:
     assert read_yaml("", "x") == {}
 
 
+def test_files_become_values_that_json_has() -> None:
+    text = "a: .inf\nb: 99999999999999999999\nc: 2020-01-01\nd: !!set {x}\n1: \"\\ud800\"\ne: [&x {y: null}, *x]\n"
+    expected = {"a": None, "b": "9" * 20, "c": "2020-01-01", "d": ["x"], "1": "?", "e": [{"y": None}, {"y": None}]}
+    assert read_yaml(text, "x") == expected
+
+
 @pytest.mark.parametrize(
-    "text", ["[", "- a", "a: b: c", "x" * (1 << 21), "!!python/object/apply:os.system [id]", "\x00"]
+    "text",
+    [
+        "[",
+        "- a",
+        "a: b: c",
+        "x" * (1 << 21),
+        "!!python/object/apply:os.system [id]",
+        "\x00",
+        "a: &a [*a]",
+        "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)),
+        "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 20)),
+    ],
 )
 def test_files_that_can_not_be_read_are_named(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"x\.yaml"):

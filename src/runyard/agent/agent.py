@@ -75,6 +75,8 @@ class Agent:
                 self._receive(link, mask)
             elif fd in self._listeners:
                 self._accept(*self._listeners[fd])
+            elif fd == runs.warm.fd:
+                runs.hear_warm()
             elif fd == self._wakeup:
                 os.read(fd, 4096)
         runs.turn()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from runyard.agent.journal import Intent, Reaped
+from collections.abc import Iterator, Mapping
+
+from runyard.agent.journal import Acked, Boot, Born, Intent, Reaped, Record, Stopping
 from runyard.agent.tasks import Report
-from runyard.model.wire import Launch
+from runyard.model.ids import RunKey
+from runyard.model.wire import Exited, Launch, Started
 
 #: Longer promises than this (30 years) are kept as this one.
 FOREVER = 1e9
@@ -15,6 +18,7 @@ SILENCE = Report()
 class Run:
     __slots__ = (
         "adopted",
+        "asked",
         "blind",
         "ended",
         "intent",
@@ -30,6 +34,7 @@ class Run:
         "seq",
         "signal",
         "start",
+        "stop",
         "stopping",
         "timed_out",
         "tree",
@@ -41,6 +46,10 @@ class Run:
         self.intent = intent
         self.launch = launch
         """Until it is spawned."""
+        self.asked = False
+        """The warm process was asked for it: it may be up without our knowing its pid yet."""
+        self.stop: tuple[int, float, str | None] | None = None
+        """Meanwhile asked to end so: signal, grace, reason."""
         self.seq = 0
         """Number of its `Started` report."""
         self.pid = 0
@@ -82,6 +91,31 @@ def intent_of(launch: Launch, group: str | None) -> Intent:
         None if limit is None else bounded(limit),
         group,
     )
+
+
+def records(
+    boot_id: str, seq: int, known: Mapping[RunKey, Run | None], reports: list[Started | Exited]
+) -> Iterator[Record]:
+    """The journal that adds up to these runs and reports; `seq` is the number of the last report."""
+    up = [run for run in known.values() if run is not None]
+    first = reports[0].seq if reports else seq + 1
+    yield Boot(boot_id, seq)
+    for run in up:
+        yield run.intent
+        if 0 < run.seq < first:
+            yield Born(run.seq, run.key, run.pid, 0.0, run.uptime)
+    yield Acked(first - 1)
+    for report in reports:
+        if isinstance(report, Exited):
+            yield report
+        else:
+            of = known.get(report.run)
+            yield Born(report.seq, report.run, report.pid, report.at, of.uptime if of is not None else 0.0)
+    for run in up:
+        if run.stopping:
+            yield Stopping(run.key, run.signal, run.kill_at, run.timed_out, run.reason)
+        if run.reaped is not None:
+            yield run.reaped
 
 
 def bounded(seconds: float) -> float:

@@ -24,14 +24,15 @@ from operator import attrgetter
 import msgspec
 
 from runyard.agent import cgroup, process
-from runyard.agent.journal import Acked, Boot, Born, Journal, Reaped, Record, Stopping
+from runyard.agent.journal import Acked, Born, Journal, Reaped, Record, Stopping
 from runyard.agent.log import Log
 from runyard.agent.process import Proc, Table
 from runyard.agent.reasons import CannotStart
-from runyard.agent.run import FOREVER, SILENCE, Run, bounded, intent_of
+from runyard.agent.run import FOREVER, SILENCE, Run, bounded, intent_of, records
 from runyard.agent.spawn import AlreadyStarted, Spawner
 from runyard.agent.sweeper import Sweeper
 from runyard.agent.tasks import Report
+from runyard.agent.warm import PATIENCE, Answer, Warm
 from runyard.model import wire
 from runyard.model.ids import RunKey
 
@@ -69,6 +70,7 @@ class Runs:
         self._mark = f"RUNYARD_AGENT={name}".encode()
         self._cgroups, self._log, self._epoll = cgroups, log, epoll
         self._spawner = Spawner(name, environment)
+        self.warm = Warm(self._spawner.base, epoll)
         self._sweeper = Sweeper(self._mark)
         self._seq = 0
         self._known: dict[RunKey, Run | None] = {}
@@ -111,6 +113,10 @@ class Runs:
             self._hear_starter(run)
             if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 self._main_ended(run)
+
+    def hear_warm(self) -> None:
+        """The warm process has something to tell."""
+        self._answered(self.warm.hear())
 
     def turn(self) -> None:
         """Spawn a few of the waiting runs, keep what is due, write the journal."""
@@ -186,11 +192,12 @@ class Runs:
     def _spawn_some(self) -> None:
         born: list[Run] = []
         found: list[Run] = []
-        room = min(BURST, self._capacity - len(self.watched))
+        left = min(BURST, self._capacity - len(self.watched))
         spawner = self._spawner
         spawner.prepare()
         try:
-            while self._queue and len(born) < room:
+            while self._queue and left > 0:
+                left -= 1
                 run = self._queue.popleft()
                 launch = run.launch
                 if launch is None:
@@ -205,6 +212,10 @@ class Runs:
                     if launch.cpus is not None and not self._cgroups.cpu:
                         self._log.warning(f"run {run.key} has no limit on cpus: there is no cgroup cpu controller")
                     run.uptime = process.uptime()
+                    if spawner.ask(self.warm, run, launch):
+                        run.asked = True
+                        self._deadline(run.uptime + PATIENCE, "warm", run)
+                        continue
                     run.pid, run.pipe = spawner.spawn(launch, run.intent.group)
                 except CannotStart as error:
                     self._never(run, str(error))
@@ -218,19 +229,48 @@ class Runs:
             spawner.restore()
         at = time.time()
         for run in born:
-            self._by_pid[run.pid] = run
-            self._watch(run)
-            if run.pipe < 0:
-                self._started(run, at)
-            else:
-                # It tells when all of its tasks have been started.
-                run.report = Report()
-                self.watched[run.pipe] = run
-                self._epoll.register(run.pipe, select.EPOLLIN)
+            self._born(run, at)
         if self._orphans_at >= FOREVER:
             self._orphans_at = process.uptime() + ORPHANS
         if found:
-            self.seek(found)
+            self._find(found)
+
+    def _born(self, run: Run, at: float) -> None:
+        self._by_pid[run.pid] = run
+        self._watch(run)
+        if run.pipe < 0:
+            self._started(run, at)
+        else:
+            # It tells when all of its tasks have been started.
+            run.report = Report()
+            self.watched[run.pipe] = run
+            self._epoll.register(run.pipe, select.EPOLLIN)
+        self._pid_known(run)
+
+    def _find(self, runs: list[Run]) -> None:
+        self.seek(runs)
+        for run in runs:
+            self._pid_known(run)
+
+    def _pid_known(self, run: Run) -> None:
+        run.asked = False
+        if run.stop is not None and not run.ended:
+            self._stop(run, *run.stop)
+
+    def _answered(self, answers: list[Answer]) -> None:
+        at = time.time()
+        found: list[Run] = []
+        for run, launch, pid in answers:
+            if pid > 0:
+                run.pid = pid
+                self._born(run, at)
+            elif pid < 0:
+                found.append(run)
+            else:
+                run.launch = msgspec.structs.replace(launch, warm=0)
+                self._queue.appendleft(run)
+        if found:
+            self._find(found)
 
     def _watch(self, run: Run) -> None:
         try:
@@ -281,6 +321,10 @@ class Runs:
     # Stopping -----------------------------------------------------------------------------------------------------
 
     def _stop(self, run: Run, number: int, grace: float, reason: str | None = None) -> None:
+        if run.asked:
+            if run.stop is None or grace < run.stop[1]:
+                run.stop = (number, grace, reason)
+            return
         if run.launch is not None:
             run.launch = None
             self._never(run, reason or "stopped before it was started")
@@ -329,6 +373,9 @@ class Runs:
                 late = f"killed: it did not end by signal {run.signal} in time"
                 run.reason = f"{run.reason}; {late}" if run.reason else late
                 self._sweeper.kill(run, now)
+        elif kind == "warm":
+            if run.asked and run.launch is None:
+                self._answered(self.warm.give_up())
         elif kind == "watch":
             if run.pidfd < 0 and run.reaped is None:
                 self._watch(run)
@@ -449,6 +496,10 @@ class Runs:
 
     def _reap_orphans(self, now: float) -> None:
         """Descendants whose parents have ended are our children now, and nobody else collects them."""
+        if self.warm.asked:
+            # A run may be among them.
+            self._orphans_at = now + ORPHANS
+            return
         while True:
             try:
                 info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -538,25 +589,7 @@ class Runs:
 
     def state(self) -> Iterator[Record]:
         """The present state, as the journal that adds up to it."""
-        up = [run for run in self._known.values() if run is not None]
-        first = self.reports[0].seq if self.reports else self._seq + 1
-        yield Boot(self.boot_id, self._seq)
-        for run in up:
-            yield run.intent
-            if 0 < run.seq < first:
-                yield Born(run.seq, run.key, run.pid, 0.0, run.uptime)
-        yield Acked(first - 1)
-        for report in self.reports:
-            if isinstance(report, wire.Exited):
-                yield report
-            else:
-                known = self._known.get(report.run)
-                yield Born(report.seq, report.run, report.pid, report.at, known.uptime if known is not None else 0.0)
-        for run in up:
-            if run.stopping:
-                yield Stopping(run.key, run.signal, run.kill_at, run.timed_out, run.reason)
-            if run.reaped is not None:
-                yield run.reaped
+        return records(self.boot_id, self._seq, self._known, self.reports)
 
 
 def _decode(status: int) -> tuple[int | None, int | None]:

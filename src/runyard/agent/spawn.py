@@ -31,6 +31,7 @@ from runyard.agent.child import (
     join,
 )
 from runyard.agent.reasons import CannotStart
+from runyard.agent.run import Run
 from runyard.agent.warm import Warm
 from runyard.model.secrets import is_secret
 from runyard.model.wire import Launch, Tasks
@@ -66,7 +67,6 @@ class Spawner:
         self._programs: dict[tuple[str, str], str] = {}
         self._programs_at = 0.0
         self._folders: set[str] = set()
-        self._warm = Warm(self.base)
         self._cwd = ""
         self._cores = os.sched_getaffinity(0)
         self._umask = os.umask(0o077)
@@ -91,27 +91,16 @@ class Spawner:
 
         Raises CannotStart or AlreadyStarted; nothing runs then.
         """
-        run, argv = launch.run, launch.argv
+        argv = launch.argv
         if not argv or not argv[0]:
             raise CannotStart("the command is empty: its first word must name a program")
         if launch.stdout[:1] != "/" or launch.stderr[:1] != "/":
             raise CannotStart(f"output must go to absolute paths, not to {launch.stdout!r} and {launch.stderr!r}")
-        env = self.base.copy()
         account = None
         if launch.user is not None or launch.group is not None:
             account = find_account(launch.user, launch.group)
-            env.update(account.env)
-        env.update(launch.env)
-        job, replica, attempt = run
-        env["RUNYARD_JOB_ID"] = str(job)
-        env["RUNYARD_REPLICA"] = str(replica)
-        env["RUNYARD_ATTEMPT"] = str(attempt)
-        env["RUNYARD_RUN"] = f"{job}.{replica}.{attempt}"
-        env["RUNYARD_AGENT"] = self.base["RUNYARD_AGENT"]
-        for path in (launch.stdout, launch.stderr):
-            folder = path[: path.rfind("/")] or "/"
-            if folder not in self._folders:
-                self._make_folder(folder)
+        env = self._environment(launch, account)
+        self._make_folders(launch)
         try:
             if launch.tasks is not None:
                 return self._spawn_tasks(launch, launch.tasks, env, account, group)
@@ -122,17 +111,34 @@ class Spawner:
                     return self._fork(launch, env, account, group), -1
                 finally:
                     self.prepare()
-            if launch.warm and (pid := self._spawn_warm(launch, env)) is not None:
-                return pid, -1
             return self._spawn(launch, env), -1
         except ValueError:
             raise CannotStart(reasons.bad_text(argv, env, launch.cwd, (launch.stdout, launch.stderr))) from None
 
-    def _spawn_warm(self, launch: Launch, env: dict[str, str]) -> int | None:
-        try:
-            return self._warm.fork(launch, env, self._umask)
-        except FileExistsError:
-            raise AlreadyStarted from None
+    def ask(self, warm: Warm, run: Run, launch: Launch) -> bool:
+        """Whether the warm process was asked to start the run, so that `spawn` need not. Raises CannotStart."""
+        if not launch.warm or launch.tasks is not None or launch.user is not None or launch.group is not None:
+            return False
+        if needs_fork(launch, None, run.intent.group):
+            return False
+        self._make_folders(launch)
+        return warm.ask(run, launch, self._environment(launch, None), self._umask)
+
+    def _environment(self, launch: Launch, account: Account | None) -> dict[str, str]:
+        env = self.base | (account.env if account is not None else {}) | launch.env
+        job, replica, attempt = launch.run
+        env["RUNYARD_JOB_ID"] = str(job)
+        env["RUNYARD_REPLICA"] = str(replica)
+        env["RUNYARD_ATTEMPT"] = str(attempt)
+        env["RUNYARD_RUN"] = f"{job}.{replica}.{attempt}"
+        env["RUNYARD_AGENT"] = self.base["RUNYARD_AGENT"]
+        return env
+
+    def _make_folders(self, launch: Launch) -> None:
+        for path in (launch.stdout, launch.stderr):
+            folder = path[: path.rfind("/")] or "/"
+            if folder not in self._folders:
+                self._make_folder(folder)
 
     def _guise(self, launch: Launch, env: Mapping[str, str], account: Account | None) -> Guise:
         umask = self._umask if launch.umask is None else launch.umask

@@ -14,12 +14,13 @@ from runyard.auth.authenticator import Authenticator
 from runyard.core.record import JobRecord
 from runyard.model.check import explain_json
 from runyard.model.errors import InvalidInput, TooMany
+from runyard.service.collector import Collector
 from runyard.service.flows import Flows
 from runyard.service.messages import Messages
 from runyard.service.output import OutputReader
 from runyard.service.projects import Projects
 from runyard.service.service import Service
-from runyard.telemetry.host import HostSampler
+from runyard.telemetry.sampler import Telemetry
 
 AnyRequest = Request[Any, Any, Any]
 _MOST_OWNERS = 100_000
@@ -31,7 +32,7 @@ class Context:
     def __init__(
         self,
         service: Service,
-        host: HostSampler,
+        telemetry: Telemetry,
         owner: str,
         max_streams: int,
         max_batch: int,
@@ -41,10 +42,11 @@ class Context:
     ) -> None:
         self.service = service
         self.messages = messages or Messages(service.engine)
+        self.collector = Collector(service.engine, self.messages)
         self.output = OutputReader(service.engine)
         self.flows = Flows(service.engine)
         self.projects: Projects | None = None
-        self.host = host
+        self.telemetry = telemetry
         self.owner = owner
         """Whose the jobs are while there are no accounts: the user who runs the server."""
         self.max_batch = max_batch

@@ -13,7 +13,7 @@ from runyard.api.problem import MEDIA_TYPE, problem_body
 from runyard.api.socket import refuse_socket
 from runyard.api.tango.address import report_path
 from runyard.auth.origin import OriginRules, refusal
-from runyard.model.errors import Forbidden, RunyardError, TooLarge
+from runyard.model.errors import Forbidden, NotFound, RunyardError, TooLarge
 
 #: Body and headers of a refusal.
 Shape = Callable[[RunyardError], tuple[bytes, Mapping[str, str]]]
@@ -32,11 +32,10 @@ class Gate:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in (ScopeType.HTTP, ScopeType.WEBSOCKET):
-            await self._app(scope, receive, send)
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await self._socket(scope, receive, send)
             return
-        is_http = scope["type"] == ScopeType.HTTP
-        report = report_path(scope["path"], scope["query_string"]) if is_http else None
+        report = report_path(scope["path"], scope["query_string"])
         if report is not None:
             scope["path"] = report
             scope["raw_path"] = report.encode()
@@ -52,10 +51,6 @@ class Gate:
                 length = value
         # Reports carry made-up headers, and can only report (design, section 6).
         reason = refusal(self._rules, host, origin, site) if report is None else None
-        if not is_http:
-            # Browsers let any page open a WebSocket anywhere: nothing but this keeps it out.
-            await (self._app(scope, receive, send) if reason is None else refuse_socket(send, Forbidden(reason)))
-            return
         if reason is not None:
             await self._refuse(scope, send, Forbidden(reason))
             return
@@ -66,6 +61,27 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             await self._count(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Browsers let any page open a WebSocket anywhere: nothing but this keeps it out."""
+        head = dict(scope["headers"])
+        reason = refusal(self._rules, head.get(b"host"), head.get(b"origin"), head.get(b"sec-fetch-site"))
+        if reason is not None:
+            await refuse_socket(send, Forbidden(reason))
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            if not begun and message["type"] == "websocket.close":
+                # Litestar's way to say that there is no such route.
+                return
+            begun = True
+            await send(message)
+
+        await self._app(scope, receive, watched)
+        if not begun:
+            await refuse_socket(send, NotFound("there is no WebSocket at this address"))
 
     async def _refuse(self, scope: Scope, send: Send, error: RunyardError) -> None:
         path = scope["path"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -9,8 +10,10 @@ from litestar import Response, get, route
 from litestar.openapi.datastructures import ResponseSpec
 
 import runyard
-from runyard.api.access import PUBLIC
+from runyard.api.access import PUBLIC, caller_of
 from runyard.api.context import AnyRequest, context_of
+from runyard.telemetry.exposition import Exposition, busiest
+from runyard.telemetry.sampler import usage
 
 
 class Health(msgspec.Struct, omit_defaults=True):
@@ -85,7 +88,26 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     pool = engine.reactor.scheduler.pool
     nodes = [(node.name, up, pool.runs(node.name)) for node, up, *_ in pool.nodes]
     body = engine.metrics.render(engine.store.counts, len(engine.reactor.jobs), nodes)
-    return Response(body, media_type=engine.metrics.content_type)
+    return Response(body + await _telemetry(request), media_type=engine.metrics.content_type)
+
+
+async def _telemetry(request: AnyRequest) -> bytes:
+    """What host, GPUs and jobs use; of the jobs those that the caller may see."""
+    context, caller = context_of(request), caller_of(request)
+    telemetry = context.telemetry
+    host, disks, gpus, figures = await asyncio.gather(
+        telemetry.host.ask(), telemetry.disks.ask(), telemetry.gpus.ask(), telemetry.runs.ask()
+    )
+    live = context.service.engine.reactor.jobs
+    jobs = {
+        job: point
+        for job, point in usage(figures, gpus, 0.0).items()
+        if job in live and caller.may_see(live[job].owner)
+    }
+    shown = busiest(jobs, telemetry.settings.metrics_jobs)
+    names = {job: live[job].spec.name or "" for job in shown}
+    missing = {section.name: section.reason is not None for section in (telemetry.host, telemetry.gpus, telemetry.runs)}
+    return Exposition(None if host is None else host[0], disks, gpus.gpus, shown, names, missing).render()
 
 
 HEALTH_ROUTES = [live, ready, version, metrics]

@@ -16,11 +16,12 @@ import runyard
 from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest
 from runyard.api.health import HEALTH_ROUTES, Health, Version
-from runyard.api.native import events, jobs, native_router, nodes, projects, schedules
+from runyard.api.native import events, jobs, messages, native_router, nodes, projects, schedules
 from runyard.api.problem import MEDIA_TYPE, Problem
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
 from runyard.model.project import MemberList, ProjectDoc, ProjectList
 from runyard.project.definition import Project
+from runyard.service.series import SeriesList
 
 _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
     JobSpec,
@@ -34,6 +35,9 @@ _DOCUMENTS: tuple[type[msgspec.Struct], ...] = (
     jobs.Amendment,
     jobs.SignalRequest,
     events.EventList,
+    messages.MessageList,
+    messages.MessagesTaken,
+    SeriesList,
     nodes.NodeList,
     schedules.PreviewRequest,
     schedules.Preview,
@@ -88,7 +92,7 @@ def openapi_document() -> dict[str, Any]:
             if "application/json" in responses.get("400", {}).get("content", ()):
                 # Litestar's own document, which `problem` puts into our words.
                 responses["400"] = _REFUSAL
-        if path.endswith("/events"):
+        if path.endswith(("/events", "/messages")):
             content = operations["get"]["responses"]["200"]["content"]
             content |= {kind: {"schema": {"type": "string"}} for kind in (jobs.NDJSON, events.SSE)}
     described.pop("servers", None)

@@ -39,12 +39,13 @@ from runyard.service.messages import Messages
 from runyard.service.output import trim_outputs
 from runyard.service.projects import Projects
 from runyard.service.service import PROJECT, Answer, Bounds, Replay, Service
+from runyard.service.targets import local_runs
 from runyard.settings import Config
 from runyard.store import retention
 from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
 from runyard.store.store import Store
-from runyard.telemetry.host import HostSampler
+from runyard.telemetry.sampler import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ EXIT_OK, EXIT_FAILED = 0, 1
 #: Addresses that mean all, and what this host calls itself then.
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 #: Where the clients of each door expect it.
-SEED_PORTS = {"meproc": 8606, "flux": 5000, "modelbox": 1104, "tango": 8085}
+SEED_PORTS = {"meproc": 8606, "flux": 5000, "modelbox": 1104, "tango": 8085, "k12ai": 8119}
 
 
 def run(config: Config, jobs: list[JobSpec] | None = None, seed_ports: bool = False) -> int:
@@ -154,7 +155,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         raise
     context = Context(
         service,
-        HostSampler(folder),
+        Telemetry(folder, config.telemetry, lambda: local_runs(engine)),
         getpass.getuser(),
         config.server.max_streams,
         config.limits.max_batch,
@@ -201,8 +202,11 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     try:
         await engine.start()
         context.messages.start()
+        await context.collector.start()
         background = await start_hooks(config.hooks, engine)
         background += [asyncio.create_task(_sweep(config, engine)), asyncio.create_task(trim_outputs(engine))]
+        background.append(asyncio.create_task(context.telemetry.in_background()))
+        background.append(asyncio.create_task(context.collector.run()))
         if auth.enabled:
             background.append(asyncio.create_task(follow_changes(context)))
         await _submit_once(service, context.owner, jobs)
@@ -233,6 +237,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await context.telemetry.close()
     finally:
         await context.messages.close()
         await engine.close()

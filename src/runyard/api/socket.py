@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -23,9 +24,20 @@ DONE, GOING = 1000, 1001
 
 def new_socket(*args: Any, **options: Any) -> asyncio.Protocol:
     """uvicorn's protocol for one WebSocket. Its library is loaded with the first one."""
+    return _protocol()(*args, **options)
+
+
+@cache
+def _protocol() -> type[asyncio.Protocol]:
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-    return WebSocketsSansIOProtocol(*args, **options)
+    class Socket(WebSocketsSansIOProtocol):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            # uvicorn would take a handshake that was refused for one that nobody has answered, and log an error.
+            self.handshake_complete = self.handshake_complete or self.close_sent
+
+    return Socket
 
 
 async def refuse_socket(send: Send, error: RunyardError) -> None:
@@ -38,7 +50,7 @@ async def refuse_socket(send: Send, error: RunyardError) -> None:
     await send_any({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def speak(socket: Any, texts: AsyncIterator[str]) -> bool:
+async def speak(socket: Any, texts: AsyncIterator[bytes]) -> bool:
     """Sends each text as a frame until there are no more, or the client has gone; whether there are no more.
 
     What the client sends is read and passed over.
@@ -59,6 +71,6 @@ async def _until_gone(socket: Any) -> None:
         pass
 
 
-async def _send_all(socket: Any, texts: AsyncIterator[str]) -> None:
+async def _send_all(socket: Any, texts: AsyncIterator[bytes]) -> None:
     async for text in texts:
-        await socket.send({"type": "websocket.send", "text": text, "bytes": None})
+        await socket.send({"type": "websocket.send", "text": text.decode(), "bytes": None})

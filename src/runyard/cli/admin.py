@@ -166,13 +166,17 @@ def _settings(loaded: Loaded) -> list[dict[str, Any]]:
     rows = []
     for key in KEYS:
         value, origin = get(loaded.config, key), loaded.origins[key]
-        if key == "store.url" and value:
+        if key in ("store.url", "doors.k12ai.redis_url") and value:
             import re
 
             value = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", value)
         elif key == "hooks":
             # What a hook holds besides may be secret as well: a receiver's address often is its password.
             value = [hook.name for hook in value]
+        elif key == "services":
+            value = list(value)
+        elif key in ("doors.k12ai.key", "doors.k12ai.callback_secret") and value:
+            value = "***"
         rows.append({"key": key, "value": value, "origin": origin.kind, "place": origin.place or None})
     return rows
 

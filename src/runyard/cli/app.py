@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hold": ("control", "Keep pending jobs from starting."),
     "release": ("control", "Let held jobs start."),
     "events": ("events", "Show what happened, of one job or of all; with -f what happens."),
+    "messages": ("messages", "Show what jobs say: metrics, errors, logs; with -f as it comes."),
+    "metrics": ("messages", "Show the metrics of a job, with a small curve of each."),
     "nodes": ("cluster", "List the machines on which runs happen."),
     "top": ("cluster", "Watch nodes and jobs until Ctrl-C."),
     "schedule": ("cluster", "Try and list schedules."),

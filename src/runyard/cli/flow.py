@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def flow() -> None:
-    """Check, show and run dataflows here; submit them to the server.
+    """Check, show, run and submit dataflows.
 
     A FILE is a flow document in TOML or JSON, or a bare graph (.dot, .gv); `-` is standard input.
 

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from runyard.client.asynchronous import AsyncClient
     from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc
     from runyard.client.error import UnexpectedAnswer, Unreachable, WaitTimeout
+    from runyard.client.messages import Curve, MessageDoc
     from runyard.client.synchronous import Client
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "Curve",
     "EventDoc",
+    "MessageDoc",
     "NodeDoc",
     "ScheduleDoc",
     "UnexpectedAnswer",
@@ -27,7 +30,9 @@ __all__ = [
 _HOME = {
     "AsyncClient": "asynchronous",
     "Client": "synchronous",
+    "Curve": "messages",
     "EventDoc": "document",
+    "MessageDoc": "messages",
     "NodeDoc": "document",
     "ScheduleDoc": "document",
     "UnexpectedAnswer": "error",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -13,11 +13,13 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
+from runyard.client import messages as say
 from runyard.client import projects as ask
 from runyard.client import request as make
 from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc, VersionDoc
 from runyard.client.error import WaitTimeout, from_answer, from_problem
 from runyard.client.follow import EventFollow, LogFollow
+from runyard.client.messages import Curve, MessageDoc, MessagesTaken
 from runyard.client.request import Request, Spec
 from runyard.client.retry import TRANSIENT, Retry, options
 from runyard.model.errors import Expired, NotFound, RunyardError
@@ -325,6 +327,73 @@ class AsyncClient:
                 raise httpx2.RemoteProtocolError("the stream ended")
             except TRANSIENT as error:
                 await self._sleep(retry.pause(step, error))
+
+    # Messages and metrics
+
+    async def messages(
+        self,
+        job: Ref | None = None,
+        *,
+        follow: bool = False,
+        after: int | str | None = None,
+        kinds: Iterable[str] | str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[MessageDoc, None]:
+        """What a job has said, or all jobs, behind the cursor `after` (default: all that is kept).
+
+        With `follow` it goes on until the job has ended; of all jobs, it never ends. After a broken connection it goes
+        on by cursor, without gap or repetition. `limit` bounds the total. Raises Expired.
+        """
+        source = self._follow_messages(job, after, kinds) if follow else self._past_messages(job, after, kinds)
+        async with aclosing(source):
+            async for message in source:
+                yield message
+                if limit is not None and (limit := limit - 1) < 1:
+                    return
+
+    async def _past_messages(
+        self, job: Ref | None, after: int | str | None, kinds: Iterable[str] | str | None
+    ) -> AsyncGenerator[MessageDoc, None]:
+        while True:
+            page = await self._send(say.page(job, after, kinds, make.PAGE))
+            for item in page.items:
+                yield item
+            if not page.items:
+                return
+            after = page.next
+
+    async def _follow_messages(
+        self, job: Ref | None, after: int | str | None, kinds: Iterable[str] | str | None
+    ) -> AsyncGenerator[MessageDoc, None]:
+        follower = say.MessageFollow(job, after, kinds)
+        if (position := follower.position()) is not None:
+            follower.start((await self._send(position)).next)
+        retry = self._retry()
+        while True:
+            # A server that stops in good order ends its streams too: only an end after the job's is one.
+            final = job is not None and (await self.job(job)).state in ENDED
+            step = follower.step()
+            try:
+                async with self._open(step) as response:
+                    async for chunk in response.aiter_raw():
+                        retry.succeeded()
+                        for message in follower.received(chunk):
+                            yield message
+                if final:
+                    return
+                if job is None:
+                    raise httpx2.RemoteProtocolError("the stream ended")
+            except TRANSIENT as error:
+                await self._sleep(retry.pause(step, error))
+
+    async def say(self, ref: Ref, messages: Sequence[Mapping[str, Any]]) -> MessagesTaken:
+        """Says something for a job: messages such as `{"type": "metrics", "body": {"loss": 0.4, "step": 3}}`, at most
+        1000. They are on the server's disk when this returns."""
+        return await self._send(say.say(ref, messages))
+
+    async def metrics(self, ref: Ref, names: Iterable[str] | None = None, points: int = 500) -> list[Curve]:
+        """The numbers that a job has reported, as curves; each with at most `points` points."""
+        return (await self._send(say.metrics(ref, names, points))).items
 
     # Flows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
@@ -13,11 +13,13 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
+from runyard.client import messages as say
 from runyard.client import projects as ask
 from runyard.client import request as make
 from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc, VersionDoc
 from runyard.client.error import WaitTimeout, from_answer, from_problem
 from runyard.client.follow import EventFollow, LogFollow
+from runyard.client.messages import Curve, MessageDoc, MessagesTaken
 from runyard.client.request import Request, Spec
 from runyard.client.retry import TRANSIENT, Retry, options
 from runyard.model.errors import Expired, NotFound, RunyardError
@@ -315,6 +317,67 @@ class Client:
                 raise httpx2.RemoteProtocolError("the stream ended")
             except TRANSIENT as error:
                 self._sleep(retry.pause(step, error))
+
+    # Messages and metrics
+
+    def messages(
+        self,
+        job: Ref | None = None,
+        *,
+        follow: bool = False,
+        after: int | str | None = None,
+        kinds: Iterable[str] | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[MessageDoc]:
+        """What a job has said, or all jobs, behind the cursor `after` (default: all that is kept).
+
+        With `follow` it goes on until the job has ended; of all jobs, it never ends. After a broken connection it goes
+        on by cursor, without gap or repetition. `limit` bounds the total. Raises Expired.
+        """
+        source = self._follow_messages(job, after, kinds) if follow else self._past_messages(job, after, kinds)
+        yield from itertools.islice(source, limit)
+
+    def _past_messages(
+        self, job: Ref | None, after: int | str | None, kinds: Iterable[str] | str | None
+    ) -> Iterator[MessageDoc]:
+        while True:
+            page = self._send(say.page(job, after, kinds, make.PAGE))
+            yield from page.items
+            if not page.items:
+                return
+            after = page.next
+
+    def _follow_messages(
+        self, job: Ref | None, after: int | str | None, kinds: Iterable[str] | str | None
+    ) -> Iterator[MessageDoc]:
+        follower = say.MessageFollow(job, after, kinds)
+        if (position := follower.position()) is not None:
+            follower.start(self._send(position).next)
+        retry = self._retry()
+        while True:
+            # A server that stops in good order ends its streams too: only an end after the job's is one.
+            final = job is not None and self.job(job).state in ENDED
+            step = follower.step()
+            try:
+                with self._open(step) as response:
+                    for chunk in response.iter_raw():
+                        retry.succeeded()
+                        yield from follower.received(chunk)
+                if final:
+                    return
+                if job is None:
+                    raise httpx2.RemoteProtocolError("the stream ended")
+            except TRANSIENT as error:
+                self._sleep(retry.pause(step, error))
+
+    def say(self, ref: Ref, messages: Sequence[Mapping[str, Any]]) -> MessagesTaken:
+        """Says something for a job: messages such as `{"type": "metrics", "body": {"loss": 0.4, "step": 3}}`, at most
+        1000. They are on the server's disk when this returns."""
+        return self._send(say.say(ref, messages))
+
+    def metrics(self, ref: Ref, names: Iterable[str] | None = None, points: int = 500) -> list[Curve]:
+        """The numbers that a job has reported, as curves; each with at most `points` points."""
+        return self._send(say.metrics(ref, names, points)).items
 
     # Flows
 

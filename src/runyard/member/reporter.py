@@ -39,7 +39,7 @@ class Manager:
         if message.content is not None:
             body = {"container_id": self._container, "user_id": message.user, "project_id": message.project}
             text = json.dumps(body | {"update_id": message.word, "update_content": message.content})
-            self._judge(*self._ask("POST", f"/{STATUS_UPDATE}", text.encode(), "application/json"))
+            judge(*self._ask("POST", f"/{STATUS_UPDATE}", text.encode(), "application/json"))
             return
         parameters = {
             "container_id": self._container,
@@ -52,7 +52,7 @@ class Manager:
         if status == 404 and self._style is UrlStyle.AUTO and not answer.lstrip().startswith(b"{"):
             # A manager of the document's letter: it has no such path.
             status, answer = self._ask("GET", target_of(STATUS_REPORT, parameters, UrlStyle.QUERY), None, "text/plain")
-        self._judge(status, answer)
+        judge(status, answer)
 
     def _ask(self, method: str, target: str, body: bytes | None, kind: str) -> tuple[int, bytes]:
         # Not urllib: what goes to the manager takes no proxy's way.
@@ -66,21 +66,22 @@ class Manager:
         finally:
             connection.close()
 
-    @staticmethod
-    def _judge(status: int, answer: bytes) -> None:
-        text = " ".join(answer.decode("utf-8", "replace").split())[:200]
-        if status >= 500 or status in _LATER:
-            raise ConnectionError(f"HTTP {status} {text}")
-        if status >= 300:
-            raise Refused(f"HTTP {status} {text}")
-        if text.startswith("{"):
-            # Managers of old say so with 200.
-            try:
-                value: Any = json.loads(answer)
-            except ValueError:
-                return
-            if isinstance(value, dict) and value.get("status") == "error":
-                raise Refused(str(value.get("message") or text))
+
+def judge(status: int, answer: bytes) -> None:
+    """What a manager's answer means: taken, or as `Manager.send` raises it."""
+    text = " ".join(answer.decode("utf-8", "replace").split())[:200]
+    if status >= 500 or status in _LATER:
+        raise ConnectionError(f"HTTP {status} {text}")
+    if status >= 300:
+        raise Refused(f"HTTP {status} {text}")
+    if text.startswith("{"):
+        # Managers of old say so with 200.
+        try:
+            value: Any = json.loads(answer)
+        except ValueError:
+            return
+        if isinstance(value, dict) and value.get("status") == "error":
+            raise Refused(str(value.get("message") or text))
 
 
 def spelled(content: Any) -> str:

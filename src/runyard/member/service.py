@@ -170,7 +170,7 @@ class MemberService:
             def update(kind: str, content: object) -> None:
                 self._reporter.say(user, project, kind, spelled(content))
 
-            task = Task(self.name, user, project, entry.run, self._shared, folder, inputs, update)
+            task = Task(self.name, user, project, entry.run, self._shared, folder, inputs, self.manager.url, update)
             ended: Future[None] = Future()
             self._tasks[user, project] = task, ended
         # Before it is answered: what the manager was told is remembered.
@@ -227,9 +227,10 @@ class MemberService:
         with self._lock:
             self._ledger.ended(entry, state, reason)
             del self._tasks[entry.user, entry.project]
-        if entry.reason:
-            log(f"project {entry.project} has failed: {entry.reason}")
-        self._report(entry)
+            # At once: whoever sees the end, or writes it down, has the report of it as well.
+            self._report(entry)
+        if state is MemberState.FAILED and reason:
+            log(f"project {entry.project} has failed: {reason}")
         self._save()
         ended.set_result(None)
 
@@ -244,9 +245,9 @@ class MemberService:
             self._reporter.say(entry.user, entry.project, _WORDS.get(entry.state, str(entry.state)))
 
     def _save(self) -> None:
-        if self._journal is None:
-            return
         with self._lock:
+            if self._journal is None:
+                return
             memory = Memory(self._ledger.entries(), self._reporter.reports())
             try:
                 self._journal.write(memory)
@@ -268,9 +269,12 @@ class MemberService:
                 log("a task does not end; it is left behind")
         # What is on disk can wait for the next life.
         self._reporter.close(patience if self._journal is None else min(patience, STOP_PATIENCE))
-        if self._journal is not None:
-            self._save()
-            self._journal.close()
+        self._save()
+        with self._lock:
+            # A task that was left behind must not write into the next life's state.
+            if self._journal is not None:
+                self._journal.close()
+            self._journal = None
 
 
 def _inputs(given: Mapping[str, str]) -> dict[str, str]:

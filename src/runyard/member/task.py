@@ -24,6 +24,7 @@ class Task:
         shared: Path | None,
         folder: Path | None,
         inputs: Mapping[str, str],
+        pm: str,
         update: Callable[[str, Any], None],
     ) -> None:
         self.container = container
@@ -33,6 +34,8 @@ class Task:
         """Counts the starts of this project."""
         self.inputs = dict(inputs)
         """The parameters of `start` behind the ids."""
+        self.pm = pm
+        """Address of the project manager."""
         self._shared, self._folder = shared, folder
         self._update = update
         self._stop = threading.Event()
@@ -76,6 +79,7 @@ class Task:
             "TANGO_USER_ID": self.user_id,
             "TANGO_PROJECT_ID": self.project_id,
             "TANGO_CONTAINER": self.container,
+            "TANGO_PM_URL": self.pm,
         }
         if self._shared is not None and self._folder is not None:
             given |= {"TANGO_PROJECT_DIR": str(self._folder), "TANGO_SHARED": str(self._shared)}

@@ -34,9 +34,9 @@ class Allowance(msgspec.Struct):
         self.left = min(most, self.left + max(0.0, now - self.at) * rate)
         self.at = now
 
-    def is_due(self, now: float) -> bool:
-        """Whether a notice should be given."""
-        return self.untold > 0 and (self.told_at is None or now - self.told_at >= NOTICE_EVERY)
+    def patience(self, now: float) -> float:
+        """Seconds until the next notice may be given."""
+        return 0.0 if self.told_at is None else max(0.0, self.told_at + NOTICE_EVERY - now)
 
 
 def cost(size: int) -> float:

@@ -157,7 +157,6 @@ class Report(_Part, frozen=True):
     """For the lines of stdout and stderr."""
     tensorboard: str | None = None
     """A folder in which the program writes event files of TensorBoard; relative to `cwd`."""
-    """For each line of standard output and standard error."""
 
 
 class JobSpec(_Part, frozen=True):
@@ -188,7 +187,7 @@ class JobSpec(_Part, frozen=True):
     labels: dict[str, str] = {}
     limits: Limits = Limits()
     output: Output = Output()
-    report: Report = Report()
+    report: Report = msgspec.field(default_factory=Report)
     executor: str = "local"
 
     @property

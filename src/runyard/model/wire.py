@@ -78,6 +78,8 @@ class Launch(_Message, frozen=True):
     """Several processes instead of one."""
     warm: int = 0
     """How many words of `argv` are a program that is kept warm (`runyard.agent.warm`); 0 if it is none."""
+    edition: str = ""
+    """Of that program: what is kept warm of another one is not used."""
 
 
 class Stop(_Message, frozen=True):

@@ -5,7 +5,9 @@ Readers take every spelling that real containers write; what is written is the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from runyard.project.definition import Project
 
 PROJECT_INFO = "project_info.yaml"
 LOG = "log.txt"
-#: Bytes of a file that are read.
-MAX_FILE = 1024 * 1024
+#: Bytes of a file that are read; values in it, each alias written out, and how deep they may be nested.
+MAX_FILE, MAX_VALUES, MAX_DEPTH = 1024 * 1024, 100_000, 50
 
 #: What a target type has, unless the project says otherwise (spec 3.4). Memory is in GB.
 _TARGETS: dict[str, dict[str, Any]] = {
@@ -125,22 +127,51 @@ def read_known(kind: str, text: str) -> dict[str, Any]:
 
 
 def read_yaml(text: str, name: str) -> dict[str, Any]:
-    """A YAML file (JSON is YAML as well) with a table at its top. Raises InvalidInput."""
+    """A YAML file (JSON is YAML as well) with a table at its top, as values that JSON has. Raises InvalidInput."""
     import yaml
 
     if len(text) > MAX_FILE:
         raise InvalidInput(f"{name} is longer than {MAX_FILE} bytes")
-    if "&" in text and "*" in text and text.count("*") > 1000:
-        raise InvalidInput(f"{name}: too many aliases")
     try:
-        value = yaml.safe_load(text)
+        value = _plain(yaml.load(text, _loader()), [MAX_VALUES])
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidInput(f"{name} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise InvalidInput(f"{name} must hold keys and values, not {type(value).__name__}")
-    return {str(key): item for key, item in value.items()}
+    return value
+
+
+def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
+    """What JSON can say of it. Aliases share values, and a few lines of them may stand for billions: they are counted
+    where they are written out. Raises ValueError."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MAX_DEPTH:
+        raise ValueError(f"it has more than {MAX_VALUES} values, or they are nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        return {str(key): _plain(item, left, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item, left, depth + 1) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
+        return value
+    return str(value).encode("utf-8", "replace").decode()
+
+
+@cache
+def _loader() -> Any:
+    """PyYAML's safe loader, without merge keys: merging copies, and a few lines may ask for billions of copies."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: Any) -> None:
+            for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    raise yaml.constructor.ConstructorError(None, None, "merge keys are not taken", key.start_mark)
+
+    return Loader
 
 
 def _dump(values: Mapping[str, Any]) -> str:

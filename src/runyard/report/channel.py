@@ -72,8 +72,9 @@ class Channel:
             line["rank"] = self._rank
         text = _encode(line)
         if len(text) > MAX_LINE:
-            line["body"] = {"code": 100011, "size": len(text)}
-            text = _encode(line)
+            said = f"a report of {len(text)} characters was left out: at most {MAX_LINE} are taken"
+            line["body"] = {"code": 100011, "type": kind, "size": len(text), "text": said}
+            text = _encode({**line, "type": "info"})
         with self._mutex:
             if self.dropped:
                 if not self._write(_encode({"type": "info", "body": _notice(self.dropped), "at": line["at"]}), False):

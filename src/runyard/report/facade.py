@@ -224,6 +224,18 @@ def warn(message: str, **more: Any) -> None:
     _current().send("error", {**jsonable(more), "status": "warning", "message": str(message)})
 
 
+@_quiet
+def failed(detail: dict[str, Any], code: int | None) -> None:
+    """For programs that run others: one has failed, for a reason that is drawn already (`report.failure`)."""
+    _failed("crash", detail, code)
+
+
+@_quiet
+def imshow(payload: str, form: str) -> None:
+    """For programs that run others: one shows a picture, encoded already (`report.picture`)."""
+    _current().send("log", {"imshow": payload, "format": form})
+
+
 def _failed(word: str, detail: dict[str, Any], code: int | None) -> None:
     body: dict[str, Any] = {"status": word, "message": detail["exc_text"] or detail["exc_type"], "detail": detail}
     if code is not None:

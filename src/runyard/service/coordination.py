@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from runyard.project.state import Phase, ProjectState
 from runyard.project.steps import Timing
 from runyard.project.wire import START, STATUS_REQUEST, STOP, address_of
 from runyard.service.live_project import Live
+from runyard.service.projectfolder import append
 from runyard.service.service import Service
 from runyard.service.stepjobs import StepJobs
 from runyard.store.batch import Batch
@@ -391,16 +390,7 @@ class Coordination:
         folder = project_folder(self.shared, live.project.user_id, live.wire_id)
         self._output.prepare(live.run)
         for path in (self._output.path(live.run, Stream.OUT), folder / LOG):
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            except OSError:
-                # The folder may have been taken away; a log is no reason to stop.
-                continue
-            try:
-                with suppress(OSError):
-                    os.write(fd, line)
-            finally:
-                os.close(fd)
+            append(path, line)
 
     # Members that are busy ----------------------------------------------------------------------------------------
 
@@ -419,8 +409,10 @@ class Coordination:
                 holder = self._places.ask(place, claim, step.concurrency or 1)
                 if holder is not None:
                     other = self.live.get(holder)
-                    name = other.project.name if other is not None else str(holder)
-                    obstacle = f"its member works for project {name}"
+                    # Of a project of somebody else only the id and the owner are told.
+                    name = other.project.name if other is not None and other.owner == live.owner else str(holder)
+                    whose = "" if other is None or other.owner == live.owner else f" of {other.owner!r}"
+                    obstacle = f"its member works for project {name}{whose}"
             if obstacle is not None:
                 live.waits[container] = obstacle
                 return

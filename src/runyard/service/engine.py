@@ -1,8 +1,9 @@
 """The engine loop: inputs gather, core decides, one transaction makes it durable, then it takes effect.
 
-Nothing leaves the engine before its batch is on disk: no answer, no launch, no event, no acknowledgement. If a batch
-can't be written, its effects have not happened; the engine drops its memory, waits until the store can write again,
-loads, and takes from the executors what happened meanwhile. That is the same path as after a crash.
+Nothing leaves the engine before its batch is on disk: no answer, no launch, no event, no acknowledgement (`gone`
+excepted, which tells of processes that are no more). If a batch can't be written, its effects have not happened; the
+engine drops its memory, waits until the store can write again, loads, and takes from the executors what happened
+meanwhile. That is the same path as after a crash.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -27,6 +29,7 @@ from runyard.model.event import Event
 from runyard.model.ids import JobIds, RunKey
 from runyard.model.node import Node
 from runyard.model.wire import Launch, Signal, Started, Stop
+from runyard.service.ended import EndedJobs
 from runyard.service.feed import Feed
 from runyard.service.flows import failure, host_command
 from runyard.service.launch import launch_message
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: A server may be newer than the one before it, whose agent goes on: what was kept warm for that one is not used.
+EDITION = f"{os.getpid()}.{time.time_ns()}"
 #: Inputs handled in one step: bounds the time for which the loop is busy.
 MAX_STEP = 2000
 #: While more launches than this are under way, reports are gathered for so many seconds: fewer, larger commits.
@@ -68,6 +73,16 @@ class Request(Generic[T]):
         self.refused: RunyardError | None = None
 
 
+class RunWatcher(Protocol):
+    """Wants to know of every run, before anybody is told."""
+
+    def launched(self, run: RunKey, record: JobRecord) -> None:
+        """The run is about to be started. May be said again after a failure of the store."""
+
+    def ended(self, run: RunKey, record: JobRecord | None, replica: Replica) -> None:
+        """The run's end is on disk."""
+
+
 class Engine:
     """One per data folder. All methods are for the event loop's thread."""
 
@@ -86,10 +101,12 @@ class Engine:
         self.clock = clock
         self.metrics = Metrics()
         self.writer = Writer(store)
+        self._ended = EndedJobs(store, self.writer)
         self.feed = Feed(store)
         self.ids = JobIds(after=store.last_job_id())
         #: By origin: what a front door adds to the environment of each of its jobs' runs.
         self.environments: dict[str, Callable[[JobRecord, RunKey], dict[str, str]]] = {}
+        self.watchers: list[RunWatcher] = []
         #: Runs with a bound to their output that have ended: for who sees to the bound.
         self.bounded_ends: list[tuple[RunKey, int]] = []
         #: Held while ended jobs are brought back or removed: the two must not cross.
@@ -100,6 +117,7 @@ class Engine:
         #: What became of refused submissions: for `Request.finish` of the same step.
         self.refused: dict[int, RunyardError] = {}
         self._endings: dict[int, list[asyncio.Future[None]]] = {}
+        self._departures: dict[int, list[asyncio.Future[None]]] = {}
         self._inbox: list[Request[Any] | Input | tuple[str, Report]] = []
         self._work = asyncio.Event()
         #: Somebody waits for an answer: no gathering.
@@ -187,28 +205,24 @@ class Engine:
         """The job if it is live, or has ended a moment ago."""
         return self._reactor.jobs.get(job) or self._leaving.get(job)
 
+    def find(self, job: int) -> JobRecord | None:
+        """The job, live or ended. It must not be changed."""
+        return self.record(job) or self._ended.find(job)
+
     def executor_of(self, node: str) -> Executor | None:
         """The way to a node, if it is there. What is decided meanwhile is said again once it is back."""
         return self.executors.get(self._node_executor[node]) if node in self._attached else None
 
     async def ended(self, job: int, timeout: float) -> bool:
         """Waits until the job has ended, durably; False after `timeout` seconds."""
-        if self.record(job) is None:
-            return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._endings.setdefault(job, []).append(future)
-        try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError:
-            return False
-        finally:
-            waiting = self._endings.get(job)
-            if waiting is not None and future in waiting:
-                waiting.remove(future)
-                if not waiting:
-                    del self._endings[job]
-        return True
+        return self.record(job) is None or await _resolved(self._endings, job, timeout)
+
+    async def gone(self, job: int, timeout: float) -> bool:
+        """Waits until the job's processes are gone, and core knows; False after `timeout` seconds.
+
+        A commit earlier than `ended`: for who has made durable already that the job is to end.
+        """
+        return job not in self._reactor.jobs or await _resolved(self._departures, job, timeout)
 
     # The way in ---------------------------------------------------------------------------------------------------
 
@@ -277,7 +291,8 @@ class Engine:
             self._asked = False
             if self._inbox:
                 items, self._inbox = self._inbox[:MAX_STEP], self._inbox[MAX_STEP:]
-                if self._inbox:
+                # The one who closes has set it once, and waits for an empty inbox to be seen.
+                if self._inbox or self._closing:
                     self._work.set()
                 try:
                     await self._step(items)
@@ -357,6 +372,7 @@ class Engine:
                 runs[command.job, command.index, command.replica.attempt] = command.replica
             elif isinstance(command, Forget):
                 self._leaving[command.record.id] = command.record
+                _resolve(self._departures, command.record.id)
             elif isinstance(command, Refuse):
                 self.refused[command.job] = command.error
         batch.add_events(events)
@@ -406,16 +422,11 @@ class Engine:
             elif isinstance(command, StopRun | SignalRun):
                 stops.append(command)
             elif isinstance(command, SaveRun):
-                record = self.record(command.job)
-                most = record.spec.output.max_size if record is not None else None
-                if most is not None and command.replica.ended_at is not None:
-                    run = RunKey(command.job, command.index, command.replica.attempt)
-                    self.bounded_ends.append((run, most))
+                if command.replica.ended_at is not None:
+                    self._run_ended(RunKey(command.job, command.index, command.replica.attempt), command.replica)
             elif isinstance(command, Forget):
                 self._leaving.pop(command.record.id, None)
-                for future in self._endings.pop(command.record.id, ()):
-                    if not future.done():
-                        future.set_result(None)
+                _resolve(self._endings, command.record.id)
         for node, messages in launches.items():
             executor = self.executor_of(node)
             if executor is not None:
@@ -435,6 +446,14 @@ class Engine:
         self.metrics.launched(count)
         self.feed.publish(events)
 
+    def _run_ended(self, run: RunKey, replica: Replica) -> None:
+        record = self.record(run.job)
+        most = record.spec.output.max_size if record is not None else None
+        if most is not None:
+            self.bounded_ends.append((run, most))
+        for watcher in self.watchers:
+            watcher.ended(run, record, replica)
+
     def _told(self, input: Input) -> Input:
         """A flow that has failed says itself why."""
         if isinstance(input, RunExited) and input.exit_code != 0 and not input.timed_out and input.reason is None:
@@ -445,12 +464,22 @@ class Engine:
 
     def _launch(self, start: StartRun) -> Launch:
         more = self.environments.get(start.record.origin)
+        for watcher in self.watchers:
+            watcher.launched(start.run, start.record)
         return launch_message(
             start,
             self.output.prepare,
-            more(start.record, start.run) if more is not None else {},
+            {"RUNYARD_REPORT": self._report(start), **(more(start.record, start.run) if more is not None else {})},
             lambda start: host_command(start, self.output),
+            EDITION,
         )
+
+    def _report(self, start: StartRun) -> str:
+        """Where the program reports: into a file of the run, or, as another account, on its standard output."""
+        spec = start.record.spec
+        if spec.user is not None or spec.group is not None:
+            return "-"
+        return os.path.abspath(self.output.report(start.run))
 
     async def _recover(self, error: StorageFull) -> None:
         """The store could not write. Wait until it can, then start over from what it holds."""
@@ -483,6 +512,30 @@ class Engine:
             # A wall clock may be set at any time: look again at least once a minute.
             delay = min(max(0.0, due - self.clock()), 60.0)
             self._timer = asyncio.get_running_loop().call_later(delay, self.put, Tick())
+
+
+async def _resolved(waiting: dict[int, list[asyncio.Future[None]]], job: int, timeout: float) -> bool:
+    """Waits for `_resolve` of that job; False after `timeout` seconds."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting.setdefault(job, []).append(future)
+    try:
+        async with asyncio.timeout(timeout):
+            await future
+    except TimeoutError:
+        return False
+    finally:
+        futures = waiting.get(job)
+        if futures is not None and future in futures:
+            futures.remove(future)
+            if not futures:
+                del waiting[job]
+    return True
+
+
+def _resolve(waiting: dict[int, list[asyncio.Future[None]]], job: int) -> None:
+    for future in waiting.pop(job, ()):
+        if not future.done():
+            future.set_result(None)
 
 
 def _decode_nodes(text: str) -> list[Node]:

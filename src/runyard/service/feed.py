@@ -86,11 +86,14 @@ class Feed:
             return False
         return not self._closed
 
-    async def page(self, after: int, limit: int, wanted: Selection) -> tuple[list[Event], int]:
-        """Up to `limit` wanted events behind the cursor `after`, and the cursor behind what was looked at.
+    async def page(self, after: int | None, limit: int, wanted: Selection) -> tuple[list[Event], int]:
+        """Up to `limit` wanted events behind the cursor `after`, and the cursor behind what was looked at. Without a
+        cursor they begin with the oldest that is kept.
 
         Raises Expired if events behind the cursor have been removed.
         """
+        if after is None:
+            return await asyncio.to_thread(self._from_store, None, self.last, limit, wanted)
         after = min(after, self.last)
         if self._recent and after >= self._recent[0].seq - 1:
             return self._from_memory(after, limit, wanted)
@@ -108,7 +111,7 @@ class Feed:
             found = list(islice((recent[place] for place in places if wanted.takes(recent[place])), limit))
         return found, found[-1].seq if len(found) == limit else self.last
 
-    def _from_store(self, after: int, last: int, limit: int, wanted: Selection) -> tuple[list[Event], int]:
+    def _from_store(self, after: int | None, last: int, limit: int, wanted: Selection) -> tuple[list[Event], int]:
         found, upto = self._store.events(
             after, limit, job=wanted.job, types=wanted.types or None, states=wanted.states or None
         )
@@ -117,7 +120,7 @@ class Feed:
 
     async def follow(
         self,
-        after: int,
+        after: int | None,
         wanted: Selection,
         ended: Callable[[], bool] | None = None,
         beat: float | None = None,

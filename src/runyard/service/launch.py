@@ -31,9 +31,10 @@ def launch_message(
     output: Callable[[RunKey], tuple[str, str]],
     more: Mapping[str, str] = MappingProxyType({}),
     host: Callable[[StartRun], list[str]] | None = None,
+    edition: str = "",
 ) -> Launch:
     """The launch of this run; `output` gives the paths of its stdout and stderr files, `more` its front door's
-    variables, `host` the command of the process that hosts a flow."""
+    variables, `host` the command of the process that hosts a flow, `edition` that of its program."""
     spec, run = start.record.spec, start.run
     share = start.shares[0]
     limits = spec.limits
@@ -59,6 +60,7 @@ def launch_message(
         memory=limits.memory,
         cpus=limits.cpus,
         warm=0 if flow is None else HOST_WORDS,
+        edition="" if flow is None else edition,
         tasks=_tasks(spec, start.shares),
     )
 

@@ -96,47 +96,39 @@ class LineFile:
     def _lines(self, fd: int, size: int, ended: bool, lost: int) -> Lines:
         place = self.place
         data = os.pread(fd, CHUNK, place.offset)
-        too_long = 0
         end = _last_break(data)
-        if end < 0 and len(data) == CHUNK and not place.skipping and self._counts(data):
+        counts = not place.skipping and (self._whole or is_marked(data[:_MARK]))
+        if end < 0 and counts and len(data) == CHUNK:
             # A long report: all of it, or nothing.
             data = os.pread(fd, MAX_LINE + 1, place.offset)
             end = _last_break(data)
-            if end < 0 and len(data) > MAX_LINE:
-                too_long, place.skipping = 1, True
-        if end < 0:
-            if place.skipping or len(data) >= CHUNK:
-                return self._inside_long_line(data, size, ended, lost, too_long)
-            if not ended or not data:
-                self._size = size
-                return Lines([], lost=lost)
-            end = len(data)
-        read = data[: end + 1]
+        if end < 0 and (place.skipping or len(data) > (MAX_LINE if counts else CHUNK - 1)):
+            return self._pass_over(data, size, counts, lost)
+        if end < 0 and not (ended and data):
+            # It may yet become a line.
+            self._size = size
+            return Lines([], lost=lost)
+        read = data[: end + 1] if end >= 0 else data
         lines = (read.replace(b"\r", b"\n") if b"\r" in read else read).split(b"\n")
-        place.offset += len(read)
         if place.skipping:
             # Up to the first break it is the end of what was left out.
             del lines[0]
-            place.skipping = False
-        more = place.offset < size
-        self._size = -1 if more else size
-        return Lines(lines, too_long, lost, more)
+        return Lines(lines, lost=lost, more=self._advance(len(read), size, skipping=False))
 
-    def _inside_long_line(self, data: bytes, size: int, ended: bool, lost: int, too_long: int) -> Lines:
-        """No end of the line in sight: its beginning may be of use, the rest is passed over."""
-        place = self.place
-        begin = [] if place.skipping else [data[:RULE_LINE]]
-        if place.offset + len(data) >= size and not ended and not place.skipping and not self._counts(data):
-            # It may yet end.
-            begin = [data[:RULE_LINE]]
-        place.offset += len(data)
-        place.skipping = True
-        more = place.offset < size
-        self._size = -1 if more else size
-        return Lines(begin, too_long, lost, more)
+    def _pass_over(self, data: bytes, size: int, counts: bool, lost: int) -> Lines:
+        """No end of the line in sight: its beginning may be of use to rules."""
+        fresh = not self.place.skipping
+        begin = [data[:RULE_LINE]] if fresh and not counts else []
+        more = self._advance(len(data), size, skipping=True)
+        return Lines(begin, too_long=int(fresh and counts), lost=lost, more=more)
 
-    def _counts(self, data: bytes) -> bool:
-        return self._whole or is_marked(data[:_MARK])
+    def _advance(self, count: int, size: int, *, skipping: bool) -> bool:
+        """Whether there is more behind what was read."""
+        self.place.offset += count
+        self.place.skipping = skipping
+        more = self.place.offset < size
+        self._size = -1 if more else size
+        return more
 
 
 def _last_break(data: bytes) -> int:

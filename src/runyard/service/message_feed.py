@@ -19,7 +19,7 @@ RECENT, RECENT_BYTES = 20_000, 32 * 1024 * 1024
 #: Messages read in one go.
 PAGE = 1000
 #: The line of all jobs together.
-_ALL = 0
+_ALL = -1
 
 
 class MessageFeed:
@@ -78,7 +78,7 @@ class MessageFeed:
         is closed."""
         if self.closed:
             return False
-        key = job or _ALL
+        key = _ALL if job is None else job
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, set()).add(future)
         try:
@@ -102,7 +102,7 @@ class MessageFeed:
         None starts with the oldest. Raises Expired if messages behind the cursor have been removed for their age.
         """
         if after is not None and after >= self._floor:
-            return self._from_memory(job or _ALL, min(after, self.last), limit, kinds)
+            return self._from_memory(_ALL if job is None else job, min(after, self.last), limit, kinds)
         last = self.last
         found, upto = await asyncio.to_thread(self._queries.page, after, limit, job, kinds)
         # What is on disk but not published yet comes with its own batch.

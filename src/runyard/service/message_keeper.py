@@ -49,14 +49,18 @@ class MessageKeeper:
         #: As they will be when everything is written that was handed to the writer.
         self.totals = queries.totals()
         self._much = asyncio.Event()
+        self._sweeping = asyncio.Lock()
 
     def count(self, batch: Batch, added: Iterable[tuple[int, int, int]]) -> None:
         """`batch` adds (or, with negative numbers, removes) messages: job, count and bytes of each."""
         for job in self._change(added, 1):
             total = self.totals.get(job, _NONE)
             batch.set_message_total(job, total.count, total.size)
-            if self._is_over(total, _MUCH):
-                self._much.set()
+
+    def written(self, jobs: Iterable[int]) -> None:
+        """These jobs have said more, and it is on disk."""
+        if any(self._is_over(self.totals.get(job, _NONE), _MUCH) for job in jobs):
+            self._much.set()
 
     def uncount(self, added: Iterable[tuple[int, int, int]]) -> None:
         """That batch could not be written."""
@@ -98,14 +102,15 @@ class MessageKeeper:
 
     async def sweep(self, now: float, last: int) -> int:
         """One pass; how many messages it has removed. Raises what `Store.commit` raises."""
-        removed = 0
-        if self._policy.max_age is not None:
-            removed += await self._old(now - self._policy.max_age, last)
-        for job in await self._orphans():
-            removed += await self._remove(job, await asyncio.to_thread(self._all, job), last)
-        for job in [job for job, total in self.totals.items() if self._is_over(total)]:
-            removed += await self._remove(job, await asyncio.to_thread(self._surplus, job), last)
-        return removed
+        async with self._sweeping:
+            removed = 0
+            if self._policy.max_age is not None:
+                removed += await self._old(now - self._policy.max_age, last)
+            for job in await self._orphans():
+                removed += await self._remove(job, await asyncio.to_thread(self._all, job), last)
+            for job in [job for job, total in self.totals.items() if self._is_over(total)]:
+                removed += await self._remove(job, await asyncio.to_thread(self._surplus, job), last)
+            return removed
 
     async def _old(self, before: float, last: int) -> int:
         removed = 0

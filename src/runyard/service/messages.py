@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 import msgspec
 
 from runyard.message.line import body_bytes
-from runyard.message.sampling import NOTICE_EVERY, Allowance, choose, notice
+from runyard.message.sampling import Allowance, choose, notice
 from runyard.model.errors import RunyardError, Unavailable
 from runyard.model.message import Message, NewMessage
 from runyard.model.state import ENDED
@@ -156,9 +156,8 @@ class Messages:
         allowance.fill(rate, rate * BURST, now)
         chosen = choose(allowance, messages, sizes)
         if allowance.untold and job not in self._notices:
-            since = NOTICE_EVERY if allowance.told_at is None else now - allowance.told_at
-            wait = max(0.0, NOTICE_EVERY - since)
-            self._notices[job] = asyncio.get_running_loop().call_later(wait, self._tell, job)
+            later = asyncio.get_running_loop().call_later
+            self._notices[job] = later(allowance.patience(now), self._tell, job)
         return chosen
 
     def _forget_allowances(self, now: float) -> None:
@@ -240,6 +239,7 @@ class Messages:
             self._room.set()
             self._room = asyncio.Event()
         self.feed.publish(fresh)
+        self.keeper.written({job for job, _, _ in added})
         for future, answer in answers:
             if not future.done():
                 future.set_result(answer)

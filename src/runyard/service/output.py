@@ -130,7 +130,7 @@ class OutputReader:
 
     def _next(self, run: RunKey) -> RunKey | None:
         # Between two looks it may have started, run and ended.
-        record = self._engine.record(run.job) or self._engine.store.job(run.job)
+        record = self._engine.find(run.job)
         if record is None or record.replicas[run.replica].attempt <= run.attempt:
             return None
         return RunKey(run.job, run.replica, run.attempt + 1)

@@ -19,11 +19,10 @@ import msgspec
 from runyard.core.inputs import Note, Tick
 from runyard.core.record import JobRecord
 from runyard.model.check import build_spec, refuse
-from runyard.model.errors import ConfigError, Conflict, NotFound, RunyardError, TooLarge
+from runyard.model.errors import ConfigError, Conflict, NotFound, RunyardError, TooLarge, Unavailable
 from runyard.model.job import Explanation, JobDoc, JobSpec
 from runyard.model.project import ProjectDoc, Readiness, StepDoc
 from runyard.model.state import ENDED, State
-from runyard.project import files
 from runyard.project.container import CONTAINERS, canonical, known
 from runyard.project.definition import Project, Step
 from runyard.project.files import project_folder
@@ -33,6 +32,7 @@ from runyard.project.state import Advance, Phase, ProjectState, Reported, shown
 from runyard.project.steps import Timing
 from runyard.project.update import MAX_KINDS, PROGRESS
 from runyard.project.wire import STATUS_REQUEST, BadReport, Kind, MemberState, Report, address_of
+from runyard.service import projectfolder
 from runyard.service.coordination import STATES, Coordination, read_state
 from runyard.service.live_project import Live
 from runyard.service.service import PROJECT, Service
@@ -149,7 +149,11 @@ class Projects:
             raise outcome
         live = made[0]
         # The job is held until the folder is there.
-        await asyncio.to_thread(self._write_info, live)
+        try:
+            await self._set_up(live)
+        except Unavailable:
+            await self.delete(live)
+            raise
         self.coordination.announce()
         if start:
             await self._service.amend(self.record(live), None, False)
@@ -158,17 +162,13 @@ class Projects:
         task.add_done_callback(self._checks.discard)
         return live
 
-    def _write_info(self, live: Live) -> None:
-        folder = self.folder(live)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / files.PROJECT_INFO
-        if path.exists():
-            # Members may have added to it.
-            return
-        # In one piece: members may read at any moment.
-        draft = folder / f".{files.PROJECT_INFO}.tmp"
-        draft.write_text(files.project_info(live.project), encoding="utf-8")
-        draft.replace(path)
+    async def _set_up(self, live: Live) -> None:
+        """Makes its folder. Raises Unavailable if that can't be done."""
+        folder, account = self.folder(live), self.record(live).spec.user
+        try:
+            await asyncio.to_thread(projectfolder.set_up, folder, live.project, account)
+        except (OSError, LookupError) as error:
+            raise Unavailable(f"the project's folder {folder} can't be made ([doors.tango] shared): {error}") from None
 
     async def _check(self, live: Live) -> None:
         """The check of readiness, for the record (the document asks for it before any `start`)."""
@@ -202,7 +202,7 @@ class Projects:
     def record(self, live: Live) -> JobRecord:
         """Its job. Raises NotFound if that was removed."""
         engine = self._service.engine
-        record = engine.record(live.job) or engine.store.job(live.job)
+        record = engine.find(live.job)
         if record is None:
             self._deleted(live.job)
             raise NotFound(f"there is no job {live.job}")
@@ -309,7 +309,7 @@ class Projects:
         """Starts a project that waits for it, or has ended: then behind the steps that have completed, or with `fresh`
         (and after a success) from the beginning. Raises Conflict."""
         record = self.record(live)
-        await asyncio.to_thread(self._write_info, live)
+        await self._set_up(live)
         if record.id in self._service.engine.reactor.jobs:
             if not record.hold:
                 raise Conflict(f"project {live.project.name!r} is started already: it is {record.state}")
@@ -424,26 +424,6 @@ class Projects:
         if found in steps:
             return found
         raise BadReport(f"project {live.project.name!r} has no step {name[:100]!r}; it has {', '.join(steps)}")
-
-    # Files --------------------------------------------------------------------------------------------------------
-
-    def read_files(self, live: Live) -> dict[str, Any]:
-        """The files of its folder that the protocol knows, as data; of one that can't be read, why. Blocks."""
-        folder = self.folder(live)
-        found: dict[str, Any] = {}
-        for kind, names in files.KNOWN_FILES.items():
-            for name in names:
-                try:
-                    with open(folder / name, encoding="utf-8", errors="replace") as file:
-                        text = file.read(files.MAX_FILE + 1)
-                except OSError:
-                    continue
-                try:
-                    found[kind] = files.read_known(kind, text)
-                except RunyardError as error:
-                    found[kind] = {"error": error.detail}
-                break
-        return found
 
 
 def project_job(project: Project) -> JobSpec:

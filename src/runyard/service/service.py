@@ -92,7 +92,7 @@ class Service:
         engine = self.engine
         number = parse_job_id(ref)
         if number is not None:
-            record = engine.record(number) or engine.store.job(number)
+            record = engine.find(number)
             if record is not None or not ref.startswith("f"):
                 return record
         if owner is not None:
@@ -254,16 +254,27 @@ class Service:
 
     async def restart(self, record: JobRecord, idle: tuple[str, ...] | None = None) -> JobDoc:
         """Stops what runs, and starts anew; an ended job is brought back. `idle`: see `core.inputs.Amend`."""
+        async with self.engine.archive:
+            while True:
+                stored = await self._ended(record.id)
+                try:
+                    return await self._act(RestartJob(job=record.id, record=stored, idle=idle), record.id)
+                except NotFound:
+                    if stored is not None:
+                        raise
+                    # It was live when it was looked at, and ended before its turn.
+
+    async def _ended(self, job: int) -> JobRecord | None:
+        """The last form of an ended job, once it is written; None for a live one. Raises NotFound."""
         engine = self.engine
-        async with engine.archive:
-            stored = None if record.id in engine.reactor.jobs else engine.store.job(record.id)
-            if record.id not in engine.reactor.jobs and (stored is None or engine.record(record.id) is not None):
-                # It ends this very moment: its last form is about to be written.
-                await engine.ended(record.id, 10.0)
-                stored = engine.store.job(record.id)
-                if stored is None:
-                    raise NotFound(f"there is no job {record.id}")
-            return await self._act(RestartJob(job=record.id, record=stored, idle=idle), record.id)
+        if job in engine.reactor.jobs:
+            return None
+        # It may end this very moment: its last form is about to be written.
+        await engine.ended(job, 10.0)
+        stored = engine.store.job(job)
+        if stored is None:
+            raise NotFound(f"there is no job {job}")
+        return stored
 
     async def signal(self, record: JobRecord, number: int) -> JobDoc:
         """Raises Conflict if nothing of the job is running."""

@@ -106,7 +106,7 @@ class StepJobs:
         """Tells the project of the job as it stands, and from then on whenever it moves."""
         engine = self._all.service.engine
         self._children[effect.job] = Claim(live.job, effect.container, effect.run)
-        record = engine.record(effect.job) or engine.store.job(effect.job)
+        record = engine.find(effect.job)
         if record is None:
             gone = project.JobMoved(
                 container=effect.container, run=effect.run, state=State.FAILED, reason="its job is gone"
@@ -143,7 +143,7 @@ class StepJobs:
             self._all.on_deleted(event.job)
         if event.job in self._children:
             engine = self._all.service.engine
-            record = engine.record(event.job) or engine.store.job(event.job)
+            record = engine.find(event.job)
             # What has moved on since will be heard of as well.
             if record is not None and event.state is record.state:
                 self._moved(record)

@@ -89,9 +89,7 @@ class MessageQueries:
         with self._store.reading() as connection:
             return _number(connection, HORIZON, 1)
 
-    def page(
-        self, after: int | None, limit: int, job: int | None = None, kinds: Collection[str] = ()
-    ) -> MessagePage:
+    def page(self, after: int | None, limit: int, job: int | None = None, kinds: Collection[str] = ()) -> MessagePage:
         """Messages with a larger `seq`, oldest first; None starts with the oldest. Raises Expired if age has removed
         some of them.
 
@@ -124,6 +122,17 @@ class MessageQueries:
             query = select(*_columns).where(*where).order_by(_columns.seq).limit(limit)
             found = [message_of(row) for row in connection.execute(query)]
         return MessagePage(found, found[-1].seq if len(found) == limit else max(end, after))
+
+    def recent(self, job: int, limit: int, before: int | None = None, metrics: bool = False) -> list[Message]:
+        """The last messages of the job with a smaller `seq`, newest first: its metrics, or everything else."""
+        where: list[ColumnElement[bool]] = [_columns.job == job]
+        # In the words of the partial index.
+        where.append(_columns.kind == METRICS if metrics else _columns.kind != METRICS)
+        if before is not None:
+            where.append(_columns.seq < before)
+        query = select(*_columns).where(*where).order_by(_columns.seq.desc()).limit(limit)
+        with self._store.reading() as connection:
+            return [message_of(row) for row in connection.execute(query)]
 
     def metrics(self, job: int, after: int, limit: int = _STEP) -> list[tuple[int, float, bytes]]:
         """The metrics of a job behind a cursor: `seq`, time, and the body as JSON."""

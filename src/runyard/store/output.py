@@ -2,7 +2,7 @@
 
 A file is `<root>/<3 days>/<65 seconds>/<job>.<replica>.<attempt>.out` or `.err`, where the folders come from the time
 in the job's id: no folder ever holds much, and the oldest output is found without asking the database. What a flow
-reports about itself lies beside them, in the folder `….flow`.
+reports about itself lies beside them, in the folder `….flow`; what its program reports, in `….rep`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ class OutputFiles:
         """The folder for what a flow reports about itself in that run (`runyard.flow.report`)."""
         return self._folder(run.job) / f"{run}.flow"
 
+    def report(self, run: RunKey) -> Path:
+        """The file in which the run's program reports (`runyard.report`); it makes the file itself, if at all."""
+        return self._folder(run.job) / f"{run}.rep"
+
     def size(self, run: RunKey, stream: Stream) -> int:
         """In bytes; 0 if there is no such file."""
         try:
@@ -106,12 +110,20 @@ class OutputFiles:
         The writer does not notice, and offsets stay what they are: the beginning becomes a hole. Raises OSError where
         the file system has no holes.
         """
+        path = self.path(run, stream)
+        return self.free(path, self.size(run, stream) - keep)
+
+    def free(self, path: Path, upto: int) -> int:
+        """Gives the blocks of a file before `upto` back to the file system; returns how many bytes that were.
+
+        Raises OSError where the file system has no holes.
+        """
         try:
-            fd = os.open(self.path(run, stream), os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return 0
         try:
-            end = (os.fstat(fd).st_size - keep) // _BLOCK * _BLOCK
+            end = upto // _BLOCK * _BLOCK
             start = os.lseek(fd, 0, os.SEEK_DATA) if end > 0 else 0
             if end <= start:
                 return 0
@@ -177,6 +189,8 @@ class OutputFiles:
             for stream in Stream:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path(run, stream))
+            with suppress(FileNotFoundError):
+                os.unlink(self.report(run))
             if os.path.isdir(reports := self.reports(run)):
                 shutil.rmtree(reports, ignore_errors=True)
         for job in jobs.values():

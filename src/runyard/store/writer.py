@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from runyard.store.batch import Batch
@@ -19,6 +20,8 @@ class Writer:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="runyard-store")
         self._idle: asyncio.TimerHandle | None = None
+        #: Is told of each batch that was written, or could not be, before whoever has handed it over.
+        self.on_commit: Callable[[Batch], None] = lambda _: None
 
     def commit(self, batch: Batch) -> asyncio.Future[None]:
         """Hand over a batch, which must not be touched any more. The future is done when it is on disk.
@@ -29,8 +32,10 @@ class Writer:
         if self._idle is not None:
             self._idle.cancel()
         self._idle = loop.call_later(IDLE, self._tidy)
+        done = loop.run_in_executor(self._thread, self._store.commit, batch)
+        done.add_done_callback(lambda _: self.on_commit(batch))
         # Without the shield a cancelled waiter would drop a batch that is still in the queue.
-        return asyncio.shield(loop.run_in_executor(self._thread, self._store.commit, batch))
+        return asyncio.shield(done)
 
     async def probe(self) -> bool:
         """As `Store.probe`."""

@@ -88,9 +88,6 @@ class History:
             self._rings.move_to_end(job)
         ring.add(tuple(float(getattr(point, name)) for name in _NAMES), self._points)
 
-    def forget(self, job: int) -> None:
-        self._rings.pop(job, None)
-
     def series(self, job: int, since: float | None = None) -> UsageSeries:
         """All there is of a job, the newest sample included; with `since` (Unix seconds) only what is later."""
         ring = self._rings.get(job)

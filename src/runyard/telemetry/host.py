@@ -93,13 +93,3 @@ def disks() -> list[Disk]:
             path=partition.mountpoint, total=usage.total, used=usage.used, percent=usage.percent
         )
     return list(found.values())
-
-
-class HostSampler:
-    """Takes samples when asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self._meter = HostMeter(folder)
-
-    def sample(self) -> HostSample:
-        return self._meter.take()[0]

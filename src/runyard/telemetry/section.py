@@ -77,11 +77,15 @@ class Section(Generic[T]):
             return self._empty
         return self.value
 
-    async def refresh(self) -> None:
-        """Takes a sample, and waits for it up to `limit` seconds. One that is under way is not begun again."""
+    def kick(self) -> asyncio.Task[None]:
+        """Begins to take a sample, unless one is under way."""
         if self._sample is None or self._sample.done():
             self._sample = asyncio.create_task(self._once(), name=f"telemetry sample of {self.name}")
-        done, _ = await asyncio.wait([self._sample], timeout=self._limit)
+        return self._sample
+
+    async def refresh(self) -> None:
+        """Takes a sample, and waits for it up to `limit` seconds."""
+        done, _ = await asyncio.wait([self.kick()], timeout=self._limit)
         if not done:
             self._degrade(f"no answer within {self._limit:g} s")
 

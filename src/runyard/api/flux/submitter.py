@@ -122,7 +122,7 @@ class Submitter:
             left = deadline - loop.time()
             if left <= 0 or not await engine.feed.changed(left):
                 return record
-        return record or engine.store.job(job)
+        return record or engine.find(job)
 
     def _environment(self, record: JobRecord, run: RunKey) -> dict[str, str]:
         """Flux's variables, which the agent completes for each of several tasks. A launcher is told where its jobs go,

@@ -232,7 +232,7 @@ class MeprocDoor:
         task that ended long ago may have been removed. Raises Refusal if there is neither."""
         entry = self._registry.get(name)
         if entry is not None:
-            return entry, self._engine.record(entry.job) or self._engine.store.job(entry.job)
+            return entry, self._engine.find(entry.job)
         roster = self._engine.reactor.roster
         record = roster.live(name) if name in roster.names else None
         if record is None or record.intent is Intent.CANCEL:

@@ -230,7 +230,7 @@ class ModelboxDoor:
         except (NotFound, Conflict):
             # It has ended in this very moment.
             await self._engine.ask(Tick(), finish)
-        if record is not None and not await self._engine.ended(record.id, record.spec.stop.grace + DELETE_PATIENCE):
+        if record is not None and not await self._engine.gone(record.id, record.spec.stop.grace + DELETE_PATIENCE):
             raise Refusal(Code.INTERNAL, f"the processes of job {record.id} do not end", 500)
         if entry is not None:
             self._registry.remove(entry)

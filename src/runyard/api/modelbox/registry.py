@@ -85,7 +85,7 @@ class Registry:
         """The job of that id, unless it is no more."""
         entry = self._entries.get(id)
         if entry is not None:
-            record = self._engine.record(entry.job) or self._engine.store.job(entry.job) if entry.job else None
+            record = self._engine.find(entry.job) if entry.job else None
             shown = self._show_entry(entry, record)
             if shown is not None:
                 return shown

@@ -176,9 +176,9 @@ def _types(text: str | None) -> frozenset[str]:
     return chosen
 
 
-def _cursor(context: Context, text: str | None) -> int:
+def _cursor(context: Context, text: str | None) -> int | None:
     if text is None:
-        return context.service.engine.store.horizon() - 1
+        return None
     if text == "latest":
         return context.service.engine.feed.last
     if not (text.isascii() and text.isdigit() and len(text) < 19):

@@ -1,13 +1,16 @@
-"""Nodes: what there is, and what is free of it."""
+"""Nodes: what there is, what is free of it, and how the machine is doing."""
 
 from __future__ import annotations
+
+import asyncio
 
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
 
 from runyard.api.context import AnyRequest, context_of
-from runyard.telemetry.host import HostSample
+from runyard.telemetry.gpu import Gpu
+from runyard.telemetry.host import Disk, HostSample
 
 
 class Units(msgspec.Struct):
@@ -24,6 +27,15 @@ class Amount(msgspec.Struct):
     free: int
 
 
+class NodeHost(HostSample, frozen=True, kw_only=True):
+    """The machine's own figures, whoever uses it."""
+
+    disks: list[Disk] = []
+    gpus: list[Gpu] = []
+    missing: dict[str, str] = {}
+    """By part: why there are no figures of it."""
+
+
 class NodeDoc(msgspec.Struct, kw_only=True):
     name: str
     executor: str
@@ -34,7 +46,7 @@ class NodeDoc(msgspec.Struct, kw_only=True):
     memory: Amount
     """As reserved by jobs, not as used."""
     runs: int
-    host: HostSample | None
+    host: NodeHost | None
     """The host's own figures, of the node on which the server runs."""
 
 
@@ -51,18 +63,24 @@ async def list_nodes(request: AnyRequest) -> Response[bytes]:
     """The nodes with what is free for reservation."""
     context = context_of(request)
     engine = context.service.engine
+    telemetry = context.telemetry
+    sampled, disks, gpus = await asyncio.gather(telemetry.host.ask(), telemetry.disks.ask(), telemetry.gpus.ask())
+    host = None
+    if sampled is not None:
+        missing = {key: why for key, why in telemetry.reasons.items() if key in ("disks", "gpus")}
+        host = NodeHost(**msgspec.structs.asdict(sampled[0]), disks=disks, gpus=gpus.gpus, missing=missing)
     items = [
         NodeDoc(
             name=node.name,
             executor=node.executor,
             state="up" if up else "down",
             cores=Units(node.cores, cores),
-            gpus=Units(node.gpus, gpus),
+            gpus=Units(node.gpus, gpus_free),
             memory=Amount(node.memory, free.memory),
             runs=engine.reactor.scheduler.pool.runs(node.name),
-            host=context.host.sample() if node.executor == "local" else None,
+            host=host if node.executor == "local" else None,
         )
-        for node, up, free, cores, gpus in engine.reactor.scheduler.pool.nodes
+        for node, up, free, cores, gpus_free in engine.reactor.scheduler.pool.nodes
     ]
     return Response(msgspec.json.encode(NodeList(items)), media_type="application/json")
 

@@ -26,6 +26,7 @@ from runyard.model.project import MemberList, ProjectDoc, ProjectList
 from runyard.project.definition import Project, build_project, local_spec
 from runyard.project.wire import BadReport, bare, read_report
 from runyard.service.live_project import Live
+from runyard.service.projectfolder import read_files
 from runyard.service.projects import Projects, project_job
 
 TOML = "application/toml"
@@ -150,6 +151,9 @@ async def create_project(
     caller = caller_of(request)
     caller.must_submit()
     project = build_project(_decoded(await request.body(), request.headers.get("content-type", "")), caller.name)
+    if caller.role is Role.USER and project.user_id != caller.name:
+        # It names the folder, and what members keep for a user.
+        raise caller.refused(f"user_id must be {caller.name!r}: only admins make projects for others")
     project, job = await _permitted(request, caller, project)
     live = await _projects(request).create(project, job, caller.name, start)
     return _shown(request, live, 201)
@@ -179,9 +183,12 @@ async def _permitted(request: AnyRequest, caller: Caller, project: Project) -> t
             if caller.role is Role.USER:
                 caller.must_see(other.owner)
         if step.local:
-            (spec,) = await permitted(request, [local_spec(step)])
+            wanted = local_spec(step)
+            (spec,) = await permitted(request, [wanted])
             if isinstance(spec, RunyardError):
                 raise spec
+            # It runs in the project's folder, not in the account's home.
+            spec = msgspec.structs.replace(spec, cwd=wanted.cwd)
             step = msgspec.structs.replace(step, command=None, job=_plain(spec), needs=[])
         steps.append(step)
     (job,) = await permitted(request, [project_job(project)])
@@ -357,9 +364,8 @@ async def show_metrics(request: AnyRequest, ref: Ref) -> Response[bytes]:
 async def show_files(request: AnyRequest, ref: Ref) -> Response[bytes]:
     """project_info.yaml and what members write for each other, read from the project's folder."""
     projects, live = _projects(request), _seen(request, ref)
-    found = await asyncio.to_thread(projects.read_files, live)
-    # YAML has more values than JSON: dates, for example, and infinite numbers.
-    return _json(ProjectFiles(str(projects.folder(live)), msgspec.to_builtins(found, enc_hook=str, str_keys=True)))
+    found = await asyncio.to_thread(read_files, projects.folder(live))
+    return _json(ProjectFiles(str(projects.folder(live)), found))
 
 
 PROJECT_ROUTES = [

@@ -17,6 +17,7 @@ _FOLDER = Path(__file__).parent
 FILES = {
     "site.css": "text/css; charset=utf-8",
     "site.js": "text/javascript; charset=utf-8",
+    "charts.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 #: Nothing inline, nothing from elsewhere, in nobody's frame. A form's `Origin` is only told under `same-origin`.

@@ -17,6 +17,7 @@ from runyard.api.context import AnyRequest, Context
 from runyard.api.flux.answer import Refused
 from runyard.api.flux.submitter import Submitter
 from runyard.api.pages import view
+from runyard.api.pages.messages import MessagesPart
 from runyard.api.pages.reference import groups
 from runyard.api.pages.renderer import FILES, HEADERS, file, page, redirect
 from runyard.api.pages.session import SessionRoutes, local_path
@@ -64,6 +65,7 @@ class Site:
         self._engine = context.service.engine
         self._settings = settings
         self._submitter = submitter
+        self._messages = MessagesPart(context)
 
     def router(self) -> Router:
         @route("/", http_method=["GET"], include_in_schema=False, opt=DOOR)
@@ -77,6 +79,13 @@ class Site:
         @route("/job/{ref:str}/cancel", http_method=["GET", "POST"], include_in_schema=False, opt=DOOR)
         async def cancel(request: AnyRequest, ref: str) -> Response[bytes]:
             return await self._guarded(request, lambda caller: self._cancel(request, caller, ref))
+
+        @route("/job/{ref:str}/picture/{seq:str}/{place:str}", http_method=["GET"], include_in_schema=False, opt=DOOR)
+        async def picture(request: AnyRequest, ref: str, seq: str, place: str) -> Response[bytes]:
+            async def show(caller: Caller) -> Response[bytes]:
+                return await self._messages.picture(await find_seen(request, ref), seq, place)
+
+            return await self._guarded(request, show)
 
         @route(["/docs", "/redoc"], http_method=["GET"], include_in_schema=False, opt=PUBLIC)
         async def docs(request: AnyRequest) -> Response[bytes]:
@@ -92,7 +101,7 @@ class Site:
         async def static(request: AnyRequest, name: str) -> Response[bytes]:
             return _static(request, name)
 
-        routes = [home, job, cancel, docs, about, static, *SessionRoutes(self._context).handlers()]
+        routes = [home, job, cancel, picture, docs, about, static, *SessionRoutes(self._context).handlers()]
         return Router(path="/", route_handlers=routes)
 
     # What the Flux door leaves to the pages -------------------------------------------------------------------------
@@ -181,9 +190,11 @@ class Site:
 
     async def _job(self, request: AnyRequest, caller: Caller, ref: str) -> Response[bytes]:
         # Before the record is looked at: what happens from here on comes as events.
-        cursor = self._engine.feed.last
+        cursor, heard = self._engine.feed.last, self._context.messages.feed.last
         record = await find_seen(request, ref)
         asked = _query(request)
+        if asked.get("fragment") == "messages":
+            return page("messages.html", job=record, **await self._messages.values(record.id))
         facts = await self._facts(caller, record)
         if "fragment" in asked:
             return page("facts.html", **facts)
@@ -202,6 +213,9 @@ class Site:
             types=_TYPES if live else "",
             live_url=_url(f"{own}/events", {"after": str(cursor)}) if live else "",
             fragment_url=f"/job/{record.id}?fragment=facts",
+            said_url=_url(f"{own}/messages", {"after": str(heard)}) if live else "",
+            own=own,
+            **await self._messages.values(record.id),
             **facts,
             **self._common(caller),
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from runyard.flow.check import check_flow
 from runyard.flow.configuration import Configuration
-from runyard.flow.document import FlowDocument, Profile, load_document
+from runyard.flow.document import FlowDocument, load_document
 from runyard.flow.graph import Graph
 from runyard.flow.profiling import trace_path
 from runyard.flow.runtime.call import as_status, trimmed
@@ -258,21 +258,8 @@ def load_flow(
     checked = check_flow(document, library, arguments)
     checked.raise_problems()
     name = document.name or checked.graph.name
-    if not trace and document.profile.trace:
-        trace = _profile_path(document.profile)
     trace = trace or trace_path(document.profile) or ""
     return FlowRun(checked.graph, name=name, threads=threads or document.threads, trace=trace)
-
-
-def _profile_path(profile: Profile) -> Path:
-    """Where the document wants its trace (spec 7.5). Raises FlowError where that can't be written."""
-    directory = Path(os.environ.get("PROFILE_PATH") or profile.directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        text = f"profile.dir {str(directory)!r} can't be made: {error.strerror}"
-        raise FlowError(StatusCode.STATUS_BADCONF, text) from None
-    return directory / f"trace_{time.strftime('%Y%m%d-%H%M%S')}_{os.getpid()}.json"
 
 
 def run_flow(flow: FlowRun, *, ready: Callable[[], None] = lambda: None, grace: float = 10.0) -> Status:

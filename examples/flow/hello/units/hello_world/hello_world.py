@@ -13,7 +13,7 @@ class HelloWorld(modelbox.FlowUnit):
             try:
                 message = json.loads(buffer.as_object())["msg"]
                 answer = {"msg": message.title(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 answer = {"error_msg": 'the request must be a JSON object with a text: {"msg": "..."}'}
             results.push_back(json.dumps(answer))
         return modelbox.Status.StatusCode.STATUS_SUCCESS

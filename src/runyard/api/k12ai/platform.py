@@ -1,0 +1,319 @@
+"""The platform: `/k12ai/platform/stats` and `control` (spec/k12ai.md, 3).
+
+The figures are served from the last samples; who comes first after a while waits for new ones. A part that can't be had
+is empty, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from runyard.api.context import Context
+from runyard.api.k12ai import stats
+from runyard.api.k12ai.stats import Query, Scope, object_of, read_query
+from runyard.auth.caller import Caller, Role
+from runyard.core.record import JobRecord
+from runyard.model.errors import Conflict, NotFound, RunyardError, Unavailable
+from runyard.service.targets import local_runs
+from runyard.settings import K12ai
+from runyard.telemetry.container import NAME, OP, USER, UUID, Container
+from runyard.telemetry.gpu import NO_USAGE, GpuSample, Usage
+from runyard.telemetry.runs import RunFigures, Target
+from runyard.telemetry.sampler import total
+from runyard.training.codes import Code, text_of
+from runyard.training.envelope import PLATFORM, VERSION, Sender, envelope
+from runyard.training.reply import Refusal, reply
+from runyard.training.request import need
+
+log = logging.getLogger(__name__)
+
+#: Puts a message at the end of a queue.
+Deliver = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+#: Seconds that `container.stop` waits, beyond the job's own grace, for its end.
+PATIENCE = 5.0
+_SERVICE = "k12ai"
+_encode = msgspec.json.encode
+
+
+class Platform:
+    """All methods are for the event loop's thread."""
+
+    def __init__(self, context: Context, settings: K12ai, deliver: Deliver, server: Callable[[], str]) -> None:
+        """`server`: how this host calls itself in messages."""
+        self._context = context
+        self._engine = context.service.engine
+        self._telemetry = context.telemetry
+        self._settings = settings
+        self._deliver = deliver
+        self._server = server
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: The containers of everybody as JSON, and what they were made from.
+        self._prepared: tuple[tuple[object, ...], bytes] = ((), b"")
+
+    async def stats(self, raw: dict[str, Any], caller: Caller) -> bytes:
+        """The body of an answer. Raises Refusal."""
+        query = read_query(raw, self._settings.platform_app_id)
+        if query.later:
+            self._begin(self._send(query, caller))
+            return _encode(reply(form=self._settings.message_form))
+        figures = await self.figures(query.sections, query.scope, caller)
+        if self._settings.stats_always_push:
+            await self._tell(query, figures)
+        now = time.time()
+        # The document's message with the later releases' answer around it: no key of the two collides (3.1).
+        answer = reply(data=figures or None, form=self._settings.message_form) | {
+            "version": VERSION,
+            "type": "info",
+            "tag": PLATFORM,
+            "op": "stats",
+            "timestamp": int(now * 1000),
+            "datetime": time.strftime(self._settings.datetime_format, time.localtime(now)),
+            "info": figures,
+        }
+        return _encode(answer)
+
+    async def control(self, raw: dict[str, Any], caller: Caller) -> bytes:
+        """The body of an answer. Raises Refusal; Forbidden for what is not the caller's."""
+        need(raw, "op")
+        op = raw["op"]
+        if op not in ("container.stop", "oss.remove"):
+            known = "container.stop, oss.remove"
+            raise Refusal(Code.NOT_ALLOWED, f"op {stats.shown(op)} is not supported by control; there are: {known}")
+        found = object_of(raw, "service_params", "params")
+        if found is None:
+            raise Refusal(Code.KEY_MISSING, "the request lacks 'service_params'", ("KeyError", "'service_params'"))
+        key, params = found
+        if op == "oss.remove":
+            raise Refusal(Code.OBJECT_STORE, "there is no object store on this server")
+        if "id" not in params:
+            raise Refusal(Code.KEY_MISSING, f"{key} lacks 'id'", ("KeyError", "'id'"))
+        ref = params["id"]
+        if not isinstance(ref, str) or not 1 <= len(ref) <= 255:
+            raise Refusal(Code.NOT_ALLOWED, f"{key}.id {stats.shown(ref)} must be a text of 1 to 255 characters")
+        later = stats.flag(raw, "async") or stats.flag(raw, "isasync")
+        record = await self._job(ref, caller)
+        if record is not None:
+            await self._cancel(record, caller, later)
+        else:
+            await self._stop_container(ref, caller, later)
+        return _encode(reply(form=self._settings.message_form))
+
+    async def tell_always(self) -> None:
+        """The message of 2020 that schedulers watch: every `stats_interval` seconds, until cancelled."""
+        query = Query(
+            sections=frozenset({"cpus", "gpus"}),
+            late=True,
+            later=True,
+            scope=Scope(),
+            user="admin",
+            uuid="admin",
+            app=self._settings.platform_app_id,
+        )
+        while True:
+            await asyncio.sleep(self._settings.stats_interval)
+            await self._send(query, None)
+
+    # Figures ------------------------------------------------------------------------------------------------------
+
+    async def figures(self, sections: frozenset[str], scope: Scope, caller: Caller | None) -> dict[str, Any]:
+        """The sections that were asked for; those that can't be had are empty. `caller` is None for the server's own
+        messages."""
+        telemetry = self._telemetry
+        with_loads = not sections.isdisjoint({"containers", "services"})
+        wanted = {
+            "host": telemetry.host if "cpus" in sections or with_loads else None,
+            "gpus": telemetry.gpus if "gpus" in sections or with_loads else None,
+            "disks": telemetry.disks if "disks" in sections else None,
+            "runs": telemetry.runs if with_loads else None,
+            "containers": telemetry.containers if with_loads else None,
+        }
+        asked = [section for section in wanted.values() if section is not None]
+        await asyncio.gather(*(section.ask() for section in asked))
+        found: dict[str, Any] = {}
+        host = telemetry.host.peek()
+        if "cpus" in sections and host is not None:
+            found |= stats.cpu_fields(*host)
+        gpus = telemetry.gpus.peek()
+        if "gpus" in sections:
+            listed = [stats.gpu_fields(gpu) for gpu in gpus.gpus]
+            found["gpus"] = listed[0] if self._settings.single_gpu_as_object and len(listed) == 1 else listed
+        if "disks" in sections:
+            found["disks"] = [stats.disk_fields(disk) for disk in telemetry.disks.peek()]
+        if "containers" in sections:
+            found["containers"] = msgspec.Raw(self._containers(scope, caller))
+        if "services" in sections:
+            found["services"] = self._services(scope, caller, gpus)
+        missing = {section.name: section.reason for section in asked if section.reason is not None}
+        if missing and found:
+            found["missing"] = missing
+        return found
+
+    def _containers(self, scope: Scope, caller: Caller | None) -> bytes:
+        """As JSON. What everybody gets is made once for all who ask between two samples."""
+        everything = scope == Scope() and (caller is None or _sees_all(caller))
+        telemetry = self._telemetry
+        made_from = (
+            self._engine.reactor.seq,
+            telemetry.host.at,
+            telemetry.gpus.at,
+            telemetry.runs.at,
+            telemetry.containers.at,
+        )
+        if everything and self._prepared[0] == made_from:
+            return self._prepared[1]
+        gpus = telemetry.gpus.peek()
+        loads = [
+            stats.container_fields(container, gpus) for container in self._seen_containers(scope, caller)
+        ] + self._job_loads(scope, caller, gpus)
+        body = _encode(loads)
+        if everything:
+            self._prepared = (made_from, body)
+        return body
+
+    def _job_loads(self, scope: Scope, caller: Caller | None, gpus: GpuSample) -> list[Any]:
+        host = self._telemetry.host.peek()
+        figures = self._telemetry.runs.peek()
+        memory = host[1].total if host is not None else 0
+        loads = []
+        for record, targets in self._seen_jobs(scope, caller):
+            runs = [figures[target.run] for target in targets if target.run in figures]
+            share = _on_gpus(runs, gpus)
+            point = total(runs, gpus, 0.0) if runs else None
+            loads.append(stats.job_fields(record, point, memory, share.memory_percent))
+        return loads
+
+    def _services(self, scope: Scope, caller: Caller | None, gpus: GpuSample) -> list[Any]:
+        """Tasks that run, for clients that look for theirs again."""
+        figures = self._telemetry.runs.peek()
+        found = [stats.container_service(container, gpus) for container in self._seen_containers(scope, caller)]
+        for record, targets in self._seen_jobs(scope, caller):
+            if OP in record.spec.labels:
+                runs = [figures[target.run] for target in targets if target.run in figures]
+                found.append(stats.job_service(record, targets[0].pid, _on_gpus(runs, gpus).memory))
+        return found
+
+    def _seen_jobs(self, scope: Scope, caller: Caller | None) -> list[tuple[JobRecord, list[Target]]]:
+        """The jobs with a process on this host, oldest first."""
+        jobs: dict[int, list[Target]] = {}
+        for target in local_runs(self._engine):
+            jobs.setdefault(target.run.job, []).append(target)
+        live = self._engine.reactor.jobs
+        return [
+            (live[job], targets)
+            for job, targets in sorted(jobs.items())
+            if (caller is None or caller.may_see(live[job].owner)) and scope.takes(stats.job_labels(live[job]))
+        ]
+
+    def _seen_containers(self, scope: Scope, caller: Caller | None) -> list[Container]:
+        return [
+            container
+            for container in self._telemetry.containers.peek()
+            if scope.takes(container.labels) and (caller is None or caller.may_see(container.labels.get(USER, "")))
+        ]
+
+    # Messages -----------------------------------------------------------------------------------------------------
+
+    async def _send(self, query: Query, caller: Caller | None) -> None:
+        await self._tell(query, await self.figures(query.sections, query.scope, caller))
+
+    async def _tell(self, query: Query, figures: dict[str, Any]) -> None:
+        """The document's message, or that of 2020 for who asks in its words."""
+        kind, op = ("resource", "query") if query.late else ("info", "stats")
+        sender = Sender(
+            op=op,
+            user=query.user,
+            uuid=query.uuid,
+            service=_SERVICE,
+            app=query.app,
+            token=query.token,
+            tag=PLATFORM,
+            server=self._server(),
+        )
+        data = reply(data=figures or None)
+        del data["descr"]
+        message = envelope(kind, sender, figures, data, time.time(), form=self._settings.datetime_format)
+        await self._deliver(f"{query.app}.{kind}", message)
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except RunyardError as error:
+                log.warning("the platform's answer could not be sent: %s", error)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Control ------------------------------------------------------------------------------------------------------
+
+    async def _job(self, ref: str, caller: Caller) -> JobRecord | None:
+        """The job that stands among the containers under that id or a unique beginning of it, or has that name."""
+        live = self._engine.reactor.jobs
+        if len(ref) <= 12 and set(ref) <= set("0123456789abcdef"):
+            beginning = [job for job in live if stats.job_container(job).startswith(ref)]
+            if len(beginning) == 1:
+                return live[beginning[0]]
+        return await self._context.service.look_up(ref, caller.name)
+
+    async def _cancel(self, record: JobRecord, caller: Caller, later: bool) -> None:
+        caller.must_change(record.owner)
+        try:
+            await self._context.service.cancel(record)
+        except Conflict:
+            # It exists, and does not run: that is what was wanted.
+            return
+        if not later:
+            await self._engine.ended(record.id, record.spec.stop.grace + PATIENCE)
+
+    async def _stop_container(self, ref: str, caller: Caller, later: bool) -> None:
+        docker = self._telemetry.docker
+        try:
+            container = await docker.find(ref)
+        except NotFound:
+            raise Refusal(Code.NOT_RUNNING, f"container:{ref}") from None
+        caller.must_change(container.labels.get(USER, ""))
+        if later:
+            self._begin(self._end_container(container))
+            return
+        try:
+            await self._end_container(container)
+        except NotFound:
+            raise Refusal(Code.NOT_RUNNING, f"container:{ref}") from None
+        except Unavailable as error:
+            raise Refusal(Code.START_FAILED, error.detail) from None
+
+    async def _end_container(self, container: Container) -> None:
+        await self._telemetry.docker.stop(container.id)
+        if not container.pid:
+            return
+        english, chinese = text_of(Code.STOPPED)
+        labels = container.labels
+        sender = Sender(
+            op=labels.get(OP, ""),
+            user=labels.get(USER, ""),
+            uuid=labels.get(UUID, ""),
+            service=labels.get(NAME, ""),
+            app=self._settings.app_id,
+            server=self._server(),
+        )
+        code = int(Code.STOPPED)
+        body = {"code": code, "descr": english, "message": "stopped"}
+        data = {"code": code, "message": {"en": english, "cn": chinese}, "expand": {"status": "stopped"}}
+        message = envelope("error", sender, body, data, time.time(), form=self._settings.datetime_format)
+        await self._deliver(f"{sender.app}.error", message)
+
+
+def _sees_all(caller: Caller) -> bool:
+    return caller.role is not Role.USER and caller.may_see("")
+
+
+def _on_gpus(runs: list[RunFigures], gpus: GpuSample) -> Usage:
+    return gpus.of({pid for run in runs for pid in run.pids}) if gpus.processes else NO_USAGE
