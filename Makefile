@@ -84,7 +84,7 @@ $(FLUX_CLIENT)/.ready:
 
 run: setup
 	@export RUNYARD_DOORS__TANGO__SHARED="$${RUNYARD_DOORS__TANGO__SHARED:-$(CURDIR)/examples/tango/shared}"; \
-	exec $(BIN)/runyard serve --jobs examples/jobs.toml --jobs examples/flow/jobs.toml --jobs examples/tango/jobs.toml $(ARGS)
+	exec $(BIN)/runyard serve --config examples/runyard.toml --jobs examples/jobs.toml --jobs examples/flow/jobs.toml --jobs examples/tango/jobs.toml $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

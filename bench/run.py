@@ -33,6 +33,7 @@ NAMES = (
     "modelbox",
     "flow",
     "tango",
+    "stats",
     "adopt",
     "million",
     "crash",

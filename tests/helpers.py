@@ -1,10 +1,14 @@
-"""What tests share: waiting for something to become true, with a deadline instead of a sleep."""
+"""What tests share: waiting for something to become true, with a deadline instead of a sleep; ports."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,3 +47,13 @@ async def wait_until_async(predicate: Callable[[], T], timeout: float = 30.0, wh
             raise AssertionError(f"{what or repr(predicate)} did not come about within {timeout:g} s")
         await asyncio.sleep(STEP)
     return value
+
+
+def free_port() -> int:
+    """A port that nobody has, and that the system gives to nobody who asks for any: it can be left and taken again."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.randrange(10_000, max(first, 10_100))
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")

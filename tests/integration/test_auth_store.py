@@ -93,6 +93,21 @@ def test_changes_of_accounts(store: AccountStore) -> None:
     assert types(store)[3:] == ["user.changed"] * 4 + ["token.revoked", "token.created", "user.removed"]
 
 
+def test_sessions_leave_when_they_have_expired_or_are_too_many(
+    store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runyard.auth.accounts.MAX_SESSIONS", 2)
+    accounts = Accounts(store, "tester")
+    for name in ("ann", "bob"):
+        accounts.add_user(name, T0)
+    kept = [accounts.create_token("ann", T0, READ, 1.0).token.id]
+    for user in ("ann", "bob"):
+        accounts.create_token(user, T0, READ, 10.0, SESSION_LABEL)
+    kept += [accounts.create_token("ann", T0 + 10 + number, READ, 60.0, SESSION_LABEL).token.id for number in range(3)]
+    assert {token.id for token in accounts.tokens("ann")} == {kept[0], *kept[2:]}
+    assert accounts.tokens("bob") == []
+
+
 def test_what_can_not_be_done_changes_nothing(store: AccountStore) -> None:
     accounts = Accounts(store, "tester")
     accounts.add_user("ann", T0)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from runyard.core.inputs import RestartJob
+from runyard.core.record import JobRecord
 from runyard.executors.memory import MemoryExecutor
 from runyard.model.errors import RunyardError, Unavailable
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.node import Node
-from runyard.model.state import LIVE
+from runyard.model.state import LIVE, State
 from runyard.service.engine import Engine
 from runyard.service.service import Service
 from runyard.store.batch import Batch
@@ -88,6 +89,47 @@ def test_a_job_whose_end_is_being_written_is_deleted_when_that_is_done(
                 assert await service.look_up(job.id) is None
         finally:
             go_on.set()
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_an_ended_job_is_remembered_until_it_is_changed(tmp_path: Path) -> None:
+    async def test(store: Store) -> None:
+        executor = MemoryExecutor({"true": (0, 1.0)}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        service = Service(engine)
+        await engine.start()
+
+        def first(outcomes: list[JobDoc | RunyardError]) -> JobDoc | RunyardError:
+            return outcomes[0]
+
+        async def finished() -> JobRecord:
+            await wait_until_async(lambda: executor.live)
+            executor.advance(1)
+            assert await engine.ended(number, 20)
+            record = await service.find(job.id)
+            assert record.state is State.SUCCEEDED and await service.find(job.id) is record
+            return record
+
+        try:
+            async with asyncio.timeout(20):
+                job = await service.submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+                assert isinstance(job, JobDoc)
+                number = int(job.id)
+                record = await finished()
+                await service.restart(record)
+                assert (await service.find(job.id)).state is not State.SUCCEEDED
+                again = await finished()
+                # What was given out stays as it was.
+                assert (record.replicas[0].attempt, again.replicas[0].attempt) == (1, 2)
+                # Removed past the engine, as retention does it.
+                batch = Batch()
+                batch.delete_job(number)
+                await engine.writer.commit(batch)
+                assert await service.look_up(job.id) is None
+        finally:
             await engine.close()
 
     with Store.open(tmp_path) as store:

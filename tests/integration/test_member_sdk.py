@@ -13,9 +13,9 @@ import pytest
 
 from runyard.member import Member, Stopped, Task, connection, member, server
 from runyard.model.errors import ConfigError, Conflict, InvalidInput
-from tests.helpers import wait_until
+from tests.helpers import free_port, wait_until
 from tests.system.manager import OK, FakeManager
-from tests.system.member_rig import NOBODY, call, free_port, spell
+from tests.system.member_rig import NOBODY, call, spell
 from tests.system.members import LOOPBACK, Said
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -23,16 +21,6 @@ USER = "ann"
 PROGRAM = 'echo ran >> "$TANGO_PROJECT_DIR/runs"; while [ ! -s "$TANGO_PROJECT_DIR/end" ]; do sleep 0.05; done; '
 PROGRAM += 'exit "$(cat "$TANGO_PROJECT_DIR/end")"'
 NOBODY = f"http://{LOOPBACK}:9"
-
-
-def free_port() -> int:
-    """A port that nobody has, and that the system gives to nobody who asks for any: it can be left and taken again."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(100):
-        port = random.randrange(10_000, max(first, 10_100))
-        with suppress(OSError), socket.create_server((LOOPBACK, port)):
-            return port
-    raise AssertionError("no port is free")
 
 
 def call(url: str, target: str, **headers: str) -> tuple[int, str]:

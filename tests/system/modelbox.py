@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,13 +81,6 @@ class Unit(modelbox.FlowUnit):
     )
     dot = f"digraph {{ in1[type=input]; u[flowunit={name}]; out1[type=output]; in1 -> u:in_1; u:out_1 -> out1 }}"
     return {**graph(dot), "driver": {"dir": str(folder)}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Door:

@@ -101,6 +101,7 @@ def test_tokens_are_shown_once(command: Command) -> None:
     [
         (("user", "add", "a:b", "--no-password"), exits.USAGE, "can't be the name"),
         (("user", "add", "ann", "--password-stdin", "--no-password"), exits.USAGE, "exclude each other"),
+        (("user", "add", "ann"), exits.USAGE, "use --password-stdin"),
         (("user", "add", "ann", "--role", "king"), exits.USAGE, "king"),
         (("user", "add", "ann", "--password-stdin"), exits.USAGE, "8 to 1024 characters"),
         (("user", "add", "bob", "--no-password"), exits.REFUSED, "runyard user passwd"),

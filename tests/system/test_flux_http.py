@@ -324,6 +324,7 @@ UNKNOWN = {"detail": "Job not found", "Message": "There is no job with id 7."}
         ("POST", "/v1/jobs/submit", 400, {"Message": "A 'command' is minimally required."}),
         ("GET", "/v1/jobs?details=maybe", 422, None),
         ("GET", "/v1/jobs?offset=-1", 422, None),
+        ("GET", "/v1/jobs?offset=10001", 400, None),
         ("GET", "/v1/jobs/search?start=x", 422, None),
         ("GET", "/v1/jobs/search?start=%00", 422, None),
         ("GET", "/v1/jobs/search?search=(&regex=1", 400, None),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import wait_until
+from tests.helpers import free_port, wait_until
 from tests.system.manager import FakeManager
-from tests.system.member_rig import PROGRAM, USER, Rig, free_port, process
+from tests.system.member_rig import PROGRAM, USER, Rig, process
 from tests.system.members import LOOPBACK
 from tests.system.server import alive, clean_env
 

@@ -13,8 +13,8 @@ import pytest
 
 from runyard.client import Client
 from runyard.model.errors import InvalidInput, NotFound
-from tests.helpers import wait_until
-from tests.system.modelbox import EXAMPLE, IDLE, PATH, SAFE_HEADERS, Door, code, free_port, graph, toml, unit
+from tests.helpers import free_port, wait_until
+from tests.system.modelbox import EXAMPLE, IDLE, PATH, SAFE_HEADERS, Door, code, graph, toml, unit
 from tests.system.server import LOOPBACK, Server, alive, ask_until
 
 

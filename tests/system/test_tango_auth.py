@@ -98,7 +98,7 @@ def test_steps_run_as_their_owner_in_a_folder_that_is_theirs(serve: Callable[...
     token = accounts.create_token("ann", now, WRITE, None).secret
     store.close()
     # pytest's own folders are closed to others.
-    with tempfile.TemporaryDirectory(dir="/tmp") as shared:
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as shared:
         os.chmod(shared, 0o755)
         secret = tmp_path / "secret.yaml"
         secret.write_text("secret: true\n")
@@ -128,4 +128,5 @@ def test_steps_run_as_their_owner_in_a_folder_that_is_theirs(serve: Callable[...
             assert found["files"] == {"neural_net_info": {"weight_file": ["best.pt"]}}
             assert Path(found["folder"]).stat().st_uid == pwd.getpwnam("nobody").pw_uid
             assert ann.post(f"{PROJECTS}/{ref}/start", json={"fresh": True}).status_code == 200
+            assert ended(ann, ref)
             assert secret.read_text() == "secret: true\n"

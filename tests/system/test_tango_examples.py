@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from runyard.client import Client
-from tests.helpers import wait_until
-from tests.system.member_rig import free_port
+from tests.helpers import free_port, wait_until
 from tests.system.server import LOOPBACK, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tango"

@@ -20,7 +20,7 @@ def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[in
         if not in_loop:
             kinds += ["stream", *(["late", "filter"] if free else [])]
         if depth:
-            kinds += ["fork", "cond", "expand"] + ([] if in_loop else ["loop", "sexpand"])
+            kinds += ["fork", "cond", "expand", "loop"] + ([] if in_loop else ["sexpand"])
         kind = draw(st.sampled_from(kinds))
         names[0] += 1
         name = f"{kind[0]}{names[0]}"
@@ -96,6 +96,7 @@ FLOWS: dict[str, tuple[Step, ...]] = {
     "loop with an empty body": (s("loop", "l", ()),),
     "loop with brackets": (s("loop", "l", (s("cond", "c", (s("map", "x"),), ()), s("map", "m"), s("fail", "f"))),),
     "loop in expand": (s("expand", "e", (s("loop", "l", (s("map", "x"),)),)),),
+    "loop in loop": (s("loop", "l", (s("map", "x"), s("loop", "n", (s("map", "y"),)))),),
     "loop over an expand": (s("loop", "l", (s("expand", "e", (s("map", "x"),)),)),),
 }  # fmt: skip
 

@@ -140,6 +140,8 @@ def test_updates_are_json_that_browsers_read() -> None:
     )
     with pytest.raises(TypeError):
         spelled({"what": object()})
+    with pytest.raises(ValueError, match="at most"):
+        spelled("x" * 70_000)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ def test_updates_are_json_that_browsers_read() -> None:
         (200, b'{"status":200}', None),
         (200, b"OK", None),
         (200, b"{broken", None),
+        (200, b'{"a":' + b"[" * 4000, None),
         (200, b'{"status":"error","message":"who?"}', Refused),
         (404, b'{"status":"error"}', Refused),
         (400, b"", Refused),

@@ -115,6 +115,9 @@ def test_a_picture_has_the_type_that_its_bytes_have() -> None:
     assert picture(shown("image", text, format="base64string"), 0) == (PICTURE, "image/png")
     assert picture(shown("image", f"data:text/html;base64,{text}"), 0) == (PICTURE, "image/png")
     assert picture(shown("image", "<svg/>", format="svg"), 0) == (b"<svg/>", "image/svg+xml")
+    plotted = message({"imshow": text, "format": "base64string"}, "log")
+    assert picture(plotted, 0) == (PICTURE, "image/png") and picture(plotted, 1) is None
+    assert line(plotted).picture and line(plotted).text == ""
     page = base64.b64encode(b"<script>alert(1)</script>").decode()
     for nothing in (shown("image", page), shown("image", "?"), shown("image", None), shown("text", text), message({})):
         assert picture(nothing, 0) is None

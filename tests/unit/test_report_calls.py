@@ -146,7 +146,13 @@ def test_an_error_that_is_no_exception_says_where_it_was(told: Recorder) -> None
     assert (first["status"], first["code"], first["message"]) == ("error", 100907, "the loss is NaN")
     assert first["detail"]["filename"] == __file__
     assert first["detail"]["funcname"] == "test_an_error_that_is_no_exception_says_where_it_was"
-    assert second["detail"] == {"filename": "model.py", "linenum": 12, "funcname": "", "exc_type": "Bad", "exc_text": ""}
+    assert second["detail"] == {
+        "filename": "model.py",
+        "linenum": 12,
+        "funcname": "",
+        "exc_type": "Bad",
+        "exc_text": "",
+    }
 
 
 def test_outside_a_job_nothing_happens() -> None:

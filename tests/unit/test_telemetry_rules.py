@@ -108,7 +108,7 @@ def test_histories_are_bounded_by_their_number_and_the_one_heard_of_last_stays()
 
 
 def test_merging_keeps_means_of_shares_peaks_of_amounts_and_the_last_count() -> None:
-    rows = [(1.0, 10.0, 1.0, 5.0, 1.0, 1.0, 3.0, 0.0, 9.0), (2.0, 30.0, 2.0, 4.0, 8.0, 9.0, 1.0, 50.0, 1.0)]
+    rows: list[tuple[float, ...]] = [(1.0, 10.0, 1.0, 5.0, 1.0, 1.0, 3.0, 0.0, 9.0), (2.0, 30.0, 2.0, 4.0, 8.0, 9.0, 1.0, 50.0, 1.0)]
     assert merge(rows) == (2.0, 20.0, 2.0, 5.0, 8.0, 9.0, 3.0, 25.0, 9.0)
 
 
@@ -225,7 +225,9 @@ def test_a_section_that_hangs_keeps_what_it_had_and_is_not_asked_twice() -> None
         assert hanging.kick() is first
         source.gate.set()
         await first
-        assert (hanging.peek(), hanging.reason) == ([2], None)
+        assert hanging.peek() == [2]
+        answered: str | None = hanging.reason
+        assert answered is None
         section.close()
         hanging.close()
 

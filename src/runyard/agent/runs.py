@@ -70,7 +70,7 @@ class Runs:
         self._mark = f"RUNYARD_AGENT={name}".encode()
         self._cgroups, self._log, self._epoll = cgroups, log, epoll
         self._spawner = Spawner(name, environment)
-        self.warm = Warm(self._spawner.base, epoll)
+        self.warm = Warm(self._spawner.base, epoll, log)
         self._sweeper = Sweeper(self._mark)
         self._seq = 0
         self._known: dict[RunKey, Run | None] = {}

@@ -20,13 +20,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from runyard.agent.child import IGNORED
+from runyard.agent.log import Log
 from runyard.agent.run import Run
 from runyard.model.wire import Launch
 
 #: Seconds for an answer; after that the warm process is given up.
 PATIENCE = 2.0
 #: Seconds without another attempt after one that came to nothing.
-REST = 60.0
+REST = 15.0
 MAX_REQUEST = 64 * 1024
 #: Room for the mark of a run in the environment with which the warm process starts; each run writes its own there.
 ROOM = "-" * 64
@@ -42,13 +43,13 @@ class Answer(NamedTuple):
 class Warm:
     """At most one warm process, of the program that was asked for last."""
 
-    def __init__(self, environment: Mapping[str, str], epoll: select.epoll) -> None:
+    def __init__(self, environment: Mapping[str, str], epoll: select.epoll, log: Log) -> None:
         """`environment`: that of the warm process, with the mark of the agent; runs have their own. `epoll` gets
         `fd`."""
         self.fd = -1
         """To `hear`."""
         self._environment = {**environment, "RUNYARD_RUN": ROOM}
-        self._epoll = epoll
+        self._epoll, self._log = epoll, log
         self._program: tuple[str, ...] = ()
         self._pid = 0
         self._socket: socket.socket | None = None
@@ -106,15 +107,15 @@ class Warm:
                 break
             except (OSError, EOFError, ValueError, IndexError):
                 # One that can't even load would be started for nothing with every run.
-                answers += self._drop(rest=not self._ready)
+                answers += self._drop("" if self._ready else "has ended before it was ready")
         return answers
 
     def give_up(self) -> list[Answer]:
         """It has not answered in time."""
-        return self._drop(rest=True)
+        return self._drop(f"does not answer within {PATIENCE:g} s")
 
     def _start(self, program: tuple[str, ...]) -> None:
-        self._drop(rest=False)
+        self._drop()
         self._program = program
         argv = program[1:]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -140,11 +141,12 @@ class Warm:
         self._socket, self.fd = ours, ours.fileno()
         self._epoll.register(ours, select.EPOLLIN)
 
-    def _drop(self, rest: bool) -> list[Answer]:
+    def _drop(self, trouble: str = "") -> list[Answer]:
         """Ends the warm process. Who waits for it has to start cold."""
         if self._socket is None:
             return []
-        if rest:
+        if trouble:
+            self._log.warning(f"the warm process (pid {self._pid}) {trouble}: runs are started cold for {REST:g} s")
             self._rest_until = time.monotonic() + REST
         self._epoll.unregister(self._socket)
         self._socket.close()

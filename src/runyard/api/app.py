@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.middleware import DefineMiddleware
@@ -13,6 +16,7 @@ from runyard.api.flux.door import FluxDoor
 from runyard.api.flux.submitter import Submitter
 from runyard.api.gate import Gate, Shape
 from runyard.api.health import HEALTH_ROUTES
+from runyard.api.k12ai import door as k12ai_door
 from runyard.api.meproc.door import MeprocDoor
 from runyard.api.modelbox import door as modelbox_door
 from runyard.api.native import native_router
@@ -21,11 +25,15 @@ from runyard.api.pages.site import Site
 from runyard.api.problem import EXCEPTION_HANDLERS
 from runyard.api.tango.door import TangoDoor
 from runyard.auth.origin import OriginRules
+from runyard.model.framework import Service
 from runyard.settings import Doors
 
 
-def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors) -> ASGIApp:
-    """The ASGI application that serves `context`. Bodies larger than `max_body` bytes are refused."""
+def create_app(
+    context: Context, rules: OriginRules, max_body: int, doors: Doors, services: Mapping[str, Service], folder: Path
+) -> ASGIApp:
+    """The ASGI application that serves `context`. Bodies larger than `max_body` bytes are refused. `services` are those
+    of the K12AI door, `folder` is the server's own."""
     auth = context.auth
     app = Litestar(
         route_handlers=[native_router(), *HEALTH_ROUTES, openapi_route, MeprocDoor(context, doors.meproc).router()],
@@ -48,4 +56,7 @@ def create_app(context: Context, rules: OriginRules, max_body: int, doors: Doors
         context.at_start.append(modelbox.load)
         shapes[modelbox_door.PATH] = modelbox_door.shape
     app.register(TangoDoor(context, doors.tango).router())
+    projects = Path(doors.k12ai.cache_dir).absolute() if doors.k12ai.cache_dir else folder / "k12ai"
+    app.register(k12ai_door.K12aiDoor(context, doors.k12ai, services, projects).router())
+    shapes[k12ai_door.PATH] = k12ai_door.shape
     return Gate(app, rules, max_body, shapes)

@@ -57,6 +57,8 @@ class Context:
         self._owners: OrderedDict[int, str] = OrderedDict()
         self.at_start: list[Callable[[], Awaitable[None]]] = []
         """What front doors do once the engine has started, before anybody is answered."""
+        self.at_end: list[Callable[[], Awaitable[None]]] = []
+        """What they do when nobody is answered any more, before the engine is closed."""
         self.url = ""
         """Where the server listens."""
         self.stop: Callable[[], None] = lambda: None

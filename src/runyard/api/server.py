@@ -24,8 +24,8 @@ from runyard.api.app import create_app
 from runyard.api.context import Context
 from runyard.api.flux.banner import banner
 from runyard.api.gather import GatheringProtocol
-from runyard.api.socket import MAX_FRAME, new_socket
 from runyard.api.log import set_up_log
+from runyard.api.socket import MAX_FRAME, new_socket
 from runyard.auth.origin import OriginRules, own_names
 from runyard.core.claim import Policy
 from runyard.executors.local import LocalExecutor
@@ -168,7 +168,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         own_names(config.server.host, [*config.server.allowed_hosts, config.doors.modelbox.host or config.server.host]),
         frozenset(config.server.allowed_origins),
     )
-    app: Any = create_app(context, rules, config.server.max_body, config.doors)
+    app: Any = create_app(context, rules, config.server.max_body, config.doors, config.services, folder)
     server = _Server(
         uvicorn.Config(
             app,
@@ -237,6 +237,8 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            for act in context.at_end:
+                await act()
             await context.telemetry.close()
     finally:
         await context.messages.close()

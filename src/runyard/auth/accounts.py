@@ -16,6 +16,8 @@ from runyard.store.accounts import AccountChange, AccountStore
 
 #: By which the tokens of browsers are told from those that people have made.
 SESSION_LABEL = "browser session"
+#: Browsers that an account may be logged in with: one more logs the oldest out.
+MAX_SESSIONS = 50
 
 
 class NewToken(msgspec.Struct, frozen=True):
@@ -119,6 +121,8 @@ class Accounts:
             if change.user(user) is None:
                 raise _no_user(user)
             change.add_token(token)
+            if label == SESSION_LABEL:
+                change.trim_tokens(user, label, MAX_SESSIONS, now)
             self._record(change, now, "token.created", account=user, token=token.id, scopes=sorted(scopes))
         return NewToken(token, secret.text)
 

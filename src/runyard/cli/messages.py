@@ -81,7 +81,7 @@ def sparkline(values: Sequence[float | None], width: int = _WIDTH) -> str:
 def messages(
     job: str | None, follow: bool, after: str | None, kinds: tuple[str, ...], limit: int | None, form: str
 ) -> int:
-    """Show what a job says, or all jobs: metrics, errors, logs."""
+    """Show what jobs say: metrics, errors, logs; with -f as it comes."""
     if after is not None and after != "latest" and not after.isdigit():
         raise click.BadParameter(f"{after!r} is neither a number nor `latest`", param_hint="--after")
     if follow and form == "json":
@@ -102,7 +102,10 @@ def messages(
 @click.option("--points", type=click.IntRange(2, 4096), default=200, show_default=True, help="Of each curve, at most.")
 @output_option
 def metrics(job: str, names: tuple[str, ...], points: int, form: str) -> int:
-    """Show the metrics of a job: all of them, or those of these NAMES."""
+    """Show the metrics of a job, with a small curve of each.
+
+    All of them, unless NAMES are given.
+    """
     with connect() as client:
         curves: list[Curve] = client.metrics(job, names or None, points)
     echo(curves, METRIC, form)

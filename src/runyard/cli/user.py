@@ -73,6 +73,8 @@ _FIELDS = tuple(column._replace(title=column.title.lower()) for column in _COLUM
 def _read_password(stdin: bool) -> str:
     if stdin:
         return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask for the password: use --password-stdin")
     return str(click.prompt("Password", hide_input=True, confirmation_prompt="Once more", err=True))
 
 

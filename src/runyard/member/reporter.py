@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runyard.member.outbox import Message, Outbox
+from runyard.project.update import MAX_UPDATE
 from runyard.project.wire import STATUS_REPORT, STATUS_UPDATE, UrlStyle, address_of, target_of
 
 #: Seconds for one try, and bytes of an answer that are looked at.
@@ -35,7 +36,8 @@ class Manager:
         self._style = style
 
     def send(self, message: Message) -> None:
-        """Raises OSError or http.client.HTTPException if it is to be tried again, Refused if that is of no use."""
+        """Raises OSError, http.client.HTTPException or UnicodeError (a name that is none) if it is to be tried again,
+        Refused if that is of no use."""
         if message.content is not None:
             body = {"container_id": self._container, "user_id": message.user, "project_id": message.project}
             text = json.dumps(body | {"update_id": message.word, "update_content": message.content})
@@ -78,16 +80,21 @@ def judge(status: int, answer: bytes) -> None:
         # Managers of old say so with 200.
         try:
             value: Any = json.loads(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(value, dict) and value.get("status") == "error":
             raise Refused(str(value.get("message") or text))
 
 
 def spelled(content: Any) -> str:
-    """Content of an update as JSON that every reader takes: NaN and infinite numbers are null. Raises TypeError for
-    what JSON can't say."""
-    return json.dumps(_finite(content), allow_nan=False)
+    """Content of an update as JSON that every reader takes: NaN and infinite numbers are null.
+
+    Raises TypeError for what JSON can't say, and ValueError if it is longer than a manager reads.
+    """
+    text = json.dumps(_finite(content), allow_nan=False)
+    if len(text) > MAX_UPDATE:
+        raise ValueError(f"an update has at most {MAX_UPDATE} characters, not {len(text)}")
+    return text
 
 
 def _finite(value: Any) -> Any:
@@ -139,7 +146,7 @@ class Reporter:
         while (message := self._next()) is not None:
             try:
                 self._manager.send(message)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
                 with self._wake:
                     self._outbox.failed(time.time())
                 if not failing:

@@ -70,7 +70,8 @@ class Task:
 
     def update(self, kind: str, content: Any) -> None:
         """Tells the project manager how it goes (`status_update`, spec/tango.md 1.5), such as
-        `update("train_loss", {"epoch": 1, "total": 0.3})`. Content is whatever JSON can say. Raises TypeError."""
+        `update("train_loss", {"epoch": 1, "total": 0.3})`. Content is whatever JSON can say, in 64 KiB. Raises
+        TypeError, ValueError."""
         self._update(kind, content)
 
     def environment(self) -> dict[str, str]:

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from runyard.model.errors import ConfigError
+from runyard.model.hook import is_address
 from runyard.model.job import ReportRule
 from runyard.model.quantity import parse_duration, parse_size
 
@@ -158,7 +158,7 @@ def _check(service: Service, where: str) -> None:
         raise ConfigError(f"{where}.limits: memory, cores and gpus must not be negative, nor beyond reason")
     if not 0 <= limits.timeout_s <= 10 * 366 * 86400:
         raise ConfigError(f"{where}.limits.timeout_s: must be from 0 (no limit) to ten years")
-    if service.agent and not _is_address(service.agent):
+    if service.agent and not is_address(service.agent):
         raise ConfigError(f"{where}.agent: must be an address such as http://10.0.0.5:8119")
 
 
@@ -167,13 +167,3 @@ def _check_template(text: str, where: str) -> None:
         raise ConfigError(f"{where}: contains a NUL byte")
     if unknown := unknown_fields(text):
         raise ConfigError(f"{where}: there is no field {{{unknown[0]}}}; there are {', '.join(FIELDS)}")
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-    except ValueError:
-        return False
-
-

@@ -95,7 +95,7 @@ def _check(hook: Hook, where: str) -> None:
         raise ConfigError(f"{where}.name = {hook.name!r}: must be 1 to 64 letters, digits, `.`, `_`, `-`")
     if bool(hook.url) == bool(hook.command):
         raise ConfigError(f"{where}: exactly one of url and command must be given")
-    if hook.url and not _is_address(hook.url):
+    if hook.url and not is_address(hook.url):
         raise ConfigError(f"{where}.url: must be an address such as https://example.org/runyard")
     if hook.command and (not hook.command[0] or any("\0" in word for word in hook.command)):
         raise ConfigError(f'{where}.command: must name a program, for example ["/usr/local/bin/notify", "--urgent"]')
@@ -117,7 +117,8 @@ def _check(hook: Hook, where: str) -> None:
                 raise ConfigError(f"{where}.{key}: there is no {word!r}; {_nearest(word, known, 'known are')}")
 
 
-def _is_address(url: str) -> bool:
+def is_address(url: str) -> bool:
+    """Whether it is an address of HTTP."""
     try:
         parts = urlsplit(url)
         return (

@@ -25,6 +25,7 @@ from runyard.training.envelope import Sender, envelope
 from runyard.training.parameters import Problem
 from runyard.training.render import Manner, Rendered, kinds_of, render
 from runyard.training.request import Ask
+from runyard.training.task import Task
 
 #: Kind of what was pushed into a queue, and the job under which it is kept.
 PUSHED, SERVER = "k12ai.push", 0
@@ -35,6 +36,8 @@ MOST, MOST_BYTES = 10_000, 16 * 1024 * 1024
 #: Queues that were ever popped.
 MOST_QUEUES = 100_000
 _PAGE = 1000
+#: Seconds between looks whether a task that says nothing is over.
+_BEAT = 1.0
 #: Messages of which the JSON is kept, unless it has more bytes.
 _CACHED, _LARGE = 4096, 8192
 
@@ -88,6 +91,8 @@ class Queues:
         self._lock = asyncio.Lock()
         #: Many read the same at the same time: each message is written once.
         self._texts: OrderedDict[int, list[Item]] = OrderedDict()
+        #: Is told of the one message of a task that could not begin, with the address in its request.
+        self.on_problem: Callable[[str, Item], None] = lambda url, item: None
         tasks.tell_problem = self._tell_problem
 
     async def start(self) -> None:
@@ -98,20 +103,22 @@ class Queues:
 
     # In ---------------------------------------------------------------------------------------------------------------
 
-    async def push(self, queue: str, value: Any, owner: str = "", *, ours: bool = False) -> None:
+    async def push(self, queue: str, value: Any, owner: str = "", *, ours: bool = False) -> Item:
         """Puts a JSON value into a queue, durably. `ours` says that it is an envelope, which gets its number.
 
         Raises StorageFull, Unavailable; TooLarge and InvalidInput for a value that can't be kept.
         """
         body = {"queue": queue, "owner": owner, "ours": ours, "value": value}
-        await self._messages.append([NewMessage(SERVER, PUSHED, body, None, "server")])
+        at = self._clock()
+        taken = await self._messages.append([NewMessage(SERVER, PUSHED, body, at, "server")])
+        return _pushed(Message(taken.last, SERVER, PUSHED, at, body, "server"))
 
-    async def tell(self, kind: str, sender: Sender, body: Any, data: Any, owner: str = "") -> None:
+    async def tell(self, kind: str, sender: Sender, body: Any, data: Any, owner: str = "") -> Item:
         """Puts a message that is no task's into the queue `<appId>.<kind>`. Raises what `push` raises."""
         manner = self._manner()
         named = msgspec.structs.replace(sender, server=manner.server)
         message = envelope(kind, named, body, data, self._clock(), form=manner.datetime_format)
-        await self.push(f"{sender.app}.{kind}", message, owner, ours=True)
+        return await self.push(f"{sender.app}.{kind}", message, owner, ours=True)
 
     async def _tell_problem(self, ask: Ask, owner: str, problem: Problem) -> None:
         """The message of a task that could not begin."""
@@ -124,13 +131,13 @@ class Queues:
             "expand": {"status": "error", "errinfo": info},
         }
         sender = Sender(str(ask.op), ask.user, ask.uuid, ask.service, ask.app, ask.token)
-        await self.tell("error", sender, seed, data, owner)
+        item = await self.tell("error", sender, seed, data, owner)
+        if ask.callback:
+            self.on_problem(ask.callback, item)
 
     # Out, by queue ----------------------------------------------------------------------------------------------------
 
-    async def pop(
-        self, queues: Sequence[str], reader: str | None, most: int = MOST, wait: float = 0.0
-    ) -> list[bytes]:
+    async def pop(self, queues: Sequence[str], reader: str | None, most: int = MOST, wait: float = 0.0) -> list[bytes]:
         """Takes messages out of queues, oldest first, up to `most` and `MOST_BYTES`; waits for the first one up to
         `wait` seconds. They are gone when this returns, also after a crash. A reader who is not None has queues of its
         own, with what its own tasks say. Raises TooMany, StorageFull."""
@@ -246,6 +253,11 @@ class Queues:
             found = [item for message in batch for item in self._items(message) if wanted.takes(item)]
             if found or not batch:
                 yield found
+
+    async def follow_task(self, task: Task, after: int) -> AsyncIterator[Collection[Item]]:
+        """The messages of one task behind the cursor in batches, until its end was told. Raises Expired."""
+        async for batch in self._messages.feed.follow(task.job, after, (), lambda: not task.live, beat=_BEAT):
+            yield [item for message in batch for item in self._items(message)]
 
     async def check(self, after: int | None) -> None:
         """Raises Expired if what is behind the cursor is no longer kept."""

@@ -142,6 +142,10 @@ class Tail:
                 return lines.more
 
     def _take(self, suffix: str, lines: Lines, found: list[NewMessage], now: float) -> None:
+        if lines.lost and not self.state.lost:
+            self.state.lost = True
+            text = f"{lines.lost} bytes of output were given up (output.max_size) before they were read for messages"
+            found.append(NewMessage(self.run.job, INFO, {"code": "lost", "text": text}, now))
         if suffix == _REPORT:
             for line in lines.lines:
                 if line:
@@ -150,10 +154,6 @@ class Tail:
             self._output_lines(suffix, lines.lines, found, now)
         if lines.too_long:
             self._bad(found, now, "a line is longer than a message may be")
-        if lines.lost and not self.state.lost:
-            self.state.lost = True
-            text = f"{lines.lost} bytes of output were given up (output.max_size) before they were read for messages"
-            found.append(NewMessage(self.run.job, INFO, {"code": "lost", "text": text}, now))
 
     def _output_lines(self, suffix: str, lines: Sequence[bytes], found: list[NewMessage], now: float) -> None:
         rules = self._rules

@@ -80,6 +80,8 @@ class Tasks:
         self._follower: asyncio.Task[None] | None = None
         #: What was told of a task whose preparation has failed: for `Queues`.
         self.tell_problem: Callable[[Ask, str, Problem], Awaitable[None]] = _nobody
+        #: Is told of each task that begins.
+        self.on_begin: Callable[[Task], None] = lambda task: None
         self._engine.environments[ORIGIN] = self._environment
 
     # Life ---------------------------------------------------------------------------------------------------------
@@ -231,9 +233,7 @@ class Tasks:
         finally:
             self._starting.discard(key)
 
-    async def _begin(
-        self, ask: Ask, framework: Framework, owner: str, permit: Permit, key: tuple[str, ...]
-    ) -> None:
+    async def _begin(self, ask: Ask, framework: Framework, owner: str, permit: Permit, key: tuple[str, ...]) -> None:
         spec = await asyncio.to_thread(prepare, framework, ask, self.root, self._settings)
         spec = await permit(spec)
         if spec.user is not None:
@@ -260,6 +260,7 @@ class Tasks:
             raise outcome
         if isinstance(outcome, RunyardError):
             raise Problem(Code.START_FAILED, outcome.detail)
+        self.on_begin(made[0])
         self._advance(made[0])
 
     def _new(self, ask: Ask, framework: Framework, owner: str, job: int) -> Task:

@@ -202,6 +202,14 @@ class AccountChange:
         """The tokens of that account which have that label."""
         self._connection.execute(delete(_tokens).where(_tokens.c.user == user, _tokens.c.label == label))
 
+    def trim_tokens(self, user: str, label: str, most: int, now: float) -> None:
+        """Removes what has expired of the tokens with that label, and of the account's all but the newest `most`."""
+        self._connection.execute(delete(_tokens).where(_tokens.c.label == label, _tokens.c.expires_at <= now))
+        mine = select(_tokens.c.id).where(_tokens.c.user == user, _tokens.c.label == label)
+        old = self._connection.scalars(mine.order_by(_tokens.c.created_at.desc()).offset(most)).all()
+        if old:
+            self._connection.execute(delete(_tokens).where(_tokens.c.id.in_(old)))
+
     def record(self, at: float, type: str, data: dict[str, Any]) -> None:
         """Becomes an event once a server sees it. `at`: Unix seconds."""
         self._connection.execute(insert(_log).values(at=at, type=type, data=msgspec.json.encode(data)))

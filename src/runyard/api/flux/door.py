@@ -171,6 +171,8 @@ class FluxDoor:
         listing = query.boolean("listing") or False
         limit = _limit(query) if details else None
         offset = query.natural("offset") or 0
+        if offset > self._context.max_batch:
+            raise detail(400, f"offset must be at most {self._context.max_batch}: narrow the list by its filters")
         narrow = any(name in query for name in ("state", "result", "user", "name", "since", "ids"))
         most = USUAL if limit is None else min(limit, self._context.max_batch)
         records = await self._jobs.visible(caller, USUAL + offset if narrow or offset else most)

@@ -27,14 +27,14 @@ from runyard.telemetry.gpu import NO_USAGE, GpuSample, Usage
 from runyard.telemetry.runs import RunFigures, Target
 from runyard.telemetry.sampler import total
 from runyard.training.codes import Code, text_of
-from runyard.training.envelope import PLATFORM, VERSION, Sender, envelope
+from runyard.training.envelope import PLATFORM, VERSION, Sender
 from runyard.training.reply import Refusal, reply
 from runyard.training.request import need
 
 log = logging.getLogger(__name__)
 
-#: Puts a message at the end of a queue.
-Deliver = Callable[[str, dict[str, Any]], Awaitable[None]]
+#: Puts a message of a kind into its queue: from whom, body, later body, whose (`Queues.tell`).
+Tell = Callable[[str, Sender, Any, Any, str], Awaitable[object]]
 
 #: Seconds that `container.stop` waits, beyond the job's own grace, for its end.
 PATIENCE = 5.0
@@ -45,27 +45,36 @@ _encode = msgspec.json.encode
 class Platform:
     """All methods are for the event loop's thread."""
 
-    def __init__(self, context: Context, settings: K12ai, deliver: Deliver, server: Callable[[], str]) -> None:
-        """`server`: how this host calls itself in messages."""
+    def __init__(self, context: Context, settings: K12ai, tell: Tell) -> None:
         self._context = context
         self._engine = context.service.engine
         self._telemetry = context.telemetry
         self._settings = settings
-        self._deliver = deliver
-        self._server = server
+        self._tell = tell
         self._tasks: set[asyncio.Task[None]] = set()
         #: The containers of everybody as JSON, and what they were made from.
         self._prepared: tuple[tuple[object, ...], bytes] = ((), b"")
+        context.at_start.append(self._start)
+        context.at_end.append(self._end)
+
+    async def _start(self) -> None:
+        if self._settings.stats_interval:
+            self._begin(self._tell_always())
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def stats(self, raw: dict[str, Any], caller: Caller) -> bytes:
         """The body of an answer. Raises Refusal."""
         query = read_query(raw, self._settings.platform_app_id)
         if query.later:
-            self._begin(self._send(query, caller))
+            self._begin(self._answer_later(query, caller))
             return _encode(reply(form=self._settings.message_form))
-        figures = await self.figures(query.sections, query.scope, caller)
+        figures = self._worded(await self.figures(query.sections, query.scope, caller))
         if self._settings.stats_always_push:
-            await self._tell(query, figures)
+            await self._send(query, figures, caller.name)
         now = time.time()
         # The document's message with the later releases' answer around it: no key of the two collides (3.1).
         answer = reply(data=figures or None, form=self._settings.message_form) | {
@@ -105,8 +114,8 @@ class Platform:
             await self._stop_container(ref, caller, later)
         return _encode(reply(form=self._settings.message_form))
 
-    async def tell_always(self) -> None:
-        """The message of 2020 that schedulers watch: every `stats_interval` seconds, until cancelled."""
+    async def _tell_always(self) -> None:
+        """The message of 2020 that schedulers watch, every `stats_interval` seconds."""
         query = Query(
             sections=frozenset({"cpus", "gpus"}),
             late=True,
@@ -118,7 +127,10 @@ class Platform:
         )
         while True:
             await asyncio.sleep(self._settings.stats_interval)
-            await self._send(query, None)
+            try:
+                await self._answer_later(query, None)
+            except RunyardError as error:
+                log.warning("the platform's figures could not be sent: %s", error)
 
     # Figures ------------------------------------------------------------------------------------------------------
 
@@ -142,8 +154,7 @@ class Platform:
             found |= stats.cpu_fields(*host)
         gpus = telemetry.gpus.peek()
         if "gpus" in sections:
-            listed = [stats.gpu_fields(gpu) for gpu in gpus.gpus]
-            found["gpus"] = listed[0] if self._settings.single_gpu_as_object and len(listed) == 1 else listed
+            found["gpus"] = [stats.gpu_fields(gpu) for gpu in gpus.gpus]
         if "disks" in sections:
             found["disks"] = [stats.disk_fields(disk) for disk in telemetry.disks.peek()]
         if "containers" in sections:
@@ -154,6 +165,10 @@ class Platform:
         if missing and found:
             found["missing"] = missing
         return found
+
+    def _worded(self, figures: dict[str, Any]) -> dict[str, Any]:
+        gpus = figures.get("gpus", [])
+        return figures | {"gpus": gpus[0]} if self._settings.single_gpu_as_object and len(gpus) == 1 else figures
 
     def _containers(self, scope: Scope, caller: Caller | None) -> bytes:
         """As JSON. What everybody gets is made once for all who ask between two samples."""
@@ -220,10 +235,11 @@ class Platform:
 
     # Messages -----------------------------------------------------------------------------------------------------
 
-    async def _send(self, query: Query, caller: Caller | None) -> None:
-        await self._tell(query, await self.figures(query.sections, query.scope, caller))
+    async def _answer_later(self, query: Query, caller: Caller | None) -> None:
+        figures = self._worded(await self.figures(query.sections, query.scope, caller))
+        await self._send(query, figures, "" if caller is None else caller.name)
 
-    async def _tell(self, query: Query, figures: dict[str, Any]) -> None:
+    async def _send(self, query: Query, figures: dict[str, Any], owner: str) -> None:
         """The document's message, or that of 2020 for who asks in its words."""
         kind, op = ("resource", "query") if query.late else ("info", "stats")
         sender = Sender(
@@ -234,12 +250,10 @@ class Platform:
             app=query.app,
             token=query.token,
             tag=PLATFORM,
-            server=self._server(),
         )
         data = reply(data=figures or None)
         del data["descr"]
-        message = envelope(kind, sender, figures, data, time.time(), form=self._settings.datetime_format)
-        await self._deliver(f"{query.app}.{kind}", message)
+        await self._tell(kind, sender, figures, data, owner)
 
     def _begin(self, work: Awaitable[None]) -> None:
         async def run() -> None:
@@ -302,13 +316,11 @@ class Platform:
             uuid=labels.get(UUID, ""),
             service=labels.get(NAME, ""),
             app=self._settings.app_id,
-            server=self._server(),
         )
         code = int(Code.STOPPED)
         body = {"code": code, "descr": english, "message": "stopped"}
         data = {"code": code, "message": {"en": english, "cn": chinese}, "expand": {"status": "stopped"}}
-        message = envelope("error", sender, body, data, time.time(), form=self._settings.datetime_format)
-        await self._deliver(f"{sender.app}.error", message)
+        await self._tell("error", sender, body, data, sender.user)
 
 
 def _sees_all(caller: Caller) -> bool:

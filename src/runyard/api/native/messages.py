@@ -180,7 +180,7 @@ async def _respond(
 
 
 @websocket("/jobs/{ref:str}/messages/ws")
-async def follow_messages(socket: WebSocket[Any, Any, Any], ref: str) -> None:
+async def follow_messages(socket: WebSocket[Any, Any, Any], ref: Ref) -> None:
     """A frame for each message of a job. Closed with 1000 when the job has ended and everything was told."""
     request: Any = socket
     context: Context = context_of(request)

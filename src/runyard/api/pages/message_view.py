@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from runyard.api.pages.view import moment
-from runyard.model.message import ERROR, METRICS, Message
+from runyard.model.message import ERROR, Message
 
 #: Characters of a text, of a cell; frames of a traceback; rows and columns of a matrix.
 MAX_TEXT, MAX_CELL, MAX_FRAMES, MAX_ROWS = 2000, 200, 100, 100
@@ -40,6 +40,8 @@ class Line(msgspec.Struct, kw_only=True):
     error: str
     """Class and text of an exception; empty if there is none."""
     frames: list[Frame]
+    picture: bool
+    """The message is a picture itself: what user code shows."""
 
 
 class Cell(msgspec.Struct):
@@ -96,6 +98,7 @@ def line(message: Message) -> Line:
         bad=message.kind == ERROR and body.get("status") != "warning",
         error=raised,
         frames=shown,
+        picture="imshow" in body,
     )
 
 
@@ -123,10 +126,13 @@ def widgets(messages: Iterable[Message]) -> Widgets:
 def picture(message: Message, place: int) -> tuple[bytes, str] | None:
     """Bytes and media type of a picture in a message; None if there is no such picture."""
     items = _items(message)
-    if message.kind != METRICS or not 0 <= place < len(items) or items[place].get("type") != "image":
+    if "imshow" in message.body and place == 0:
+        payload, form = message.body["imshow"], message.body.get("format")
+    elif 0 <= place < len(items) and items[place].get("type") == "image":
+        data = items[place]["data"]
+        payload, form = data.get("payload"), data.get("format")
+    else:
         return None
-    data = items[place]["data"]
-    payload, form = data.get("payload"), data.get("format")
     if not isinstance(payload, str):
         return None
     if form == "svg":
@@ -199,6 +205,8 @@ def _words(message: Message, raised: str) -> str:
     body = message.body
     if "prediction" in body:
         return _text(f"{body.get('index', '')}: {body['prediction']}", MAX_TEXT)
+    if "imshow" in body:
+        return ""
     parts = [body[key] for key in ("status", "code", "text", "log") if body.get(key) not in (None, "")]
     said = body.get("message")
     if isinstance(said, str | int | float) and str(said) not in raised:
