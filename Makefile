@@ -14,7 +14,7 @@ FLUX_CLIENT := .flux-client
 # The agent gives its own PATH to the jobs, so `python` in examples/jobs.toml is this environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup postgres graphviz chromium flux-client run test again check bench openapi docs clean
+.PHONY: help setup postgres redis graphviz chromium flux-client run test again check bench openapi docs clean
 
 help:
 	@echo "make setup   install everything into $(VENV)"
@@ -47,6 +47,16 @@ postgres:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
 	  else \
 	    echo "make: RUNYARD_REQUIRE_POSTGRES=1, but PostgreSQL's initdb is missing: install the package postgresql" >&2; exit 1; \
+	  fi; \
+	fi
+
+# The lists of the K12AI door are tested with a Redis where redis-server is found; RUNYARD_REQUIRE_REDIS=1 makes sure.
+redis:
+	@if [ "$${RUNYARD_REQUIRE_REDIS:-}" = 1 ] && ! command -v redis-server >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server; \
+	  else \
+	    echo "make: RUNYARD_REQUIRE_REDIS=1, but redis-server is missing: install the package redis-server" >&2; exit 1; \
 	  fi; \
 	fi
 
@@ -92,7 +102,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: setup check graphviz chromium flux-client
+test: setup check redis graphviz chromium flux-client
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
 
 # Servers, agents, databases and browsers crowd few cores: a handful of tests that failed in the crowd is tried once more,

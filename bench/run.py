@@ -30,6 +30,7 @@ NAMES = (
     "flux",
     "auth",
     "messages",
+    "reports",
     "modelbox",
     "flow",
     "tango",

@@ -62,6 +62,6 @@ def _ask(client: http.client.HTTPConnection, method: str, path: str, body: str |
     client.request(method, path, body)
     answer = client.getresponse()
     content = answer.read()
-    if answer.status != 200 or (path == PATH and json.loads(content)["code"] != 100000):
+    if answer.status != 200 or (path == PATH and not content.startswith(b'{"code":100000,')):
         raise RuntimeError(f"{method} {path}: {answer.status} {content[:500]!r}")
     return content

@@ -274,7 +274,7 @@ class Telemetry(Section, frozen=True):
     gpus: bool = True
     """Ask NVIDIA's driver, where there is one."""
     docker: str = ""
-    """Address of a Docker Engine: `unix:///path`, `tcp://host:port` or `none`; empty means `DOCKER_HOST`, else its usual
+    """Address of a Docker Engine: `unix:///path`, `tcp://host:port` or `none`; empty means `DOCKER_HOST`, else the usual
     socket."""
     metrics_jobs: Count = 100
     """Jobs with figures of their own in `/metrics`: those that use most."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from runyard.model import wire
-from tests.agents import AgentProcess, alive
+from tests.agents import AgentProcess, Client, alive
 from tests.helpers import wait_until
 
 #: Kept warm it takes requests, and never answers. Otherwise it sleeps.
@@ -36,6 +36,11 @@ def warm_pids(folder: Path) -> set[int]:
     return {int(path.name.removeprefix("warm-")) for path in folder.glob("warm-*")}
 
 
+def has_started(client: Client, launch: wire.Launch) -> bool:
+    client.receive()
+    return any(isinstance(message, wire.Started) and message.run == launch.run for message in client.messages)
+
+
 def test_one_that_never_answers_delays_its_own_run_only(agent: AgentProcess, tmp_path: Path) -> None:
     client = agent.client()
     argv = script(tmp_path)
@@ -45,14 +50,7 @@ def test_one_that_never_answers_delays_its_own_run_only(agent: AgentProcess, tmp
         run, other = agent.launch([*argv, "x"], warm=2), agent.launch(["/bin/echo", "here"])
         client.send(run, other)
         others.append(other)
-        wait_until(
-            lambda run=run: (
-                (tmp_path / "asked").exists()  # type: ignore[misc]
-                or any(isinstance(m, wire.Started) and m.run == run.run for m in (client.receive(), client.messages)[1])
-            ),
-            30,
-            "a start, or a question to the warm process",
-        )
+        wait_until(lambda run=run: (tmp_path / "asked").exists() or has_started(client, run), 30)  # type: ignore[misc]
         client.send(wire.Stop(run.run, signal.SIGTERM, 30.0))
     last = others[-1]
     assert client.exited(last.run).exit_code == 0

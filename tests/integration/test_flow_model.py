@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (folder / "product.onnx").write_bytes(made.SerializeToString())
-    assert onnx.checker.check_model(made) is None
+    onnx.checker.check_model(made)
     return str(folder)
 
 

@@ -16,7 +16,7 @@ from runyard.model.errors import RunyardError, StorageFull, TooLarge, Unavailabl
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.message import Message, NewMessage
 from runyard.model.node import Node
-from runyard.service import message_feed
+from runyard.service import message_feed, messages
 from runyard.service.engine import Engine
 from runyard.service.message_keeper import KeepPolicy
 from runyard.service.messages import Messages
@@ -127,6 +127,31 @@ def test_what_is_kept_with_messages_is_in_their_transaction(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
+def test_who_breaks_a_transaction_is_told_and_the_next_one_is_not_harmed(tmp_path: Path) -> None:
+    async def test(yard: Yard) -> None:
+        def broken(batch: Batch, result: Any) -> None:
+            raise LookupError("a defect")
+
+        with pytest.raises(LookupError):
+            await yard.messages.append([metric(1, 1)], broken)
+        await yard.say(1, 2)
+        assert numbers(await yard.read()) == [2]
+        assert yard.messages.keeper.totals[1].count == 1
+
+    run(tmp_path, test)
+
+
+def test_the_server_has_messages_of_its_own(tmp_path: Path) -> None:
+    async def test(yard: Yard) -> None:
+        await yard.say(0, 1)
+        await yard.say(5, 2)
+        assert [numbers(await yard.read(job)) for job in (0, 5, None)] == [[1], [2], [1, 2]]
+        assert await yard.messages.keeper.sweep(yard.now, yard.messages.feed.last) == 1
+        assert set(yard.messages.keeper.totals) == {0}
+
+    run(tmp_path, test)
+
+
 def test_readers_who_resume_miss_nothing_and_get_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # So little in memory that readers fall behind it, and come back to it.
     monkeypatch.setattr(message_feed, "RECENT", 20)
@@ -221,6 +246,17 @@ def test_a_flood_is_sampled_with_a_notice_and_errors_get_through(tmp_path: Path)
         assert (await yard.messages.append([metric(1, n) for n in range(1000)])).kept == 100
 
     run(tmp_path, test, KeepPolicy(max_rate=100))
+
+
+def test_who_brings_more_than_there_is_room_for_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MAX_PENDING", 100)
+    monkeypatch.setattr(messages, "MAX_STEP", 3)
+
+    async def test(yard: Yard) -> None:
+        await asyncio.gather(*(yard.say(1, number) for number in range(100)))
+        assert sorted(numbers(await yard.read())) == list(range(100))
+
+    run(tmp_path, test)
 
 
 def test_one_body_too_large_refuses_all_of_its_request(tmp_path: Path) -> None:

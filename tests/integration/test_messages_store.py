@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from runyard.model.errors import Expired
 from runyard.model.message import Message
+from runyard.store import messages
 from runyard.store.batch import Batch
 from runyard.store.messages import Aged, MessageQueries, Total, message_values, set_horizon, set_last
 from runyard.store.store import Store
@@ -47,13 +48,13 @@ def text(message: Message) -> bytes:
     return b'{"values":{"loss":%d}}' % message.seq if message.kind == "metrics" else b'{"text":"\xc3\xa4"}'
 
 
-def add(store: Store, *messages: Message) -> None:
+def add(store: Store, *new: Message) -> None:
     batch = Batch()
-    batch.add_messages(message_values(message, text(message)) for message in messages)
+    batch.add_messages(message_values(message, text(message)) for message in new)
     store.commit(batch)
 
 
-def test_messages_come_back_as_they_were_page_by_page(store: Store) -> None:
+def test_messages_come_back_as_they_were_page_by_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = MessageQueries(store)
     assert queries.last_seq() == 0 and queries.page(None, 10) == ([], 0)
     first = [metric(1), Message(2, B, "error", T0 + 2, {"text": "ä"}, "report", 3), metric(3)]
@@ -72,9 +73,17 @@ def test_messages_come_back_as_they_were_page_by_page(store: Store) -> None:
     assert [kept.seq for kept in queries.of_job(A)] == [1, *range(3, 301)]
     (kept,) = queries.of_job(B)
     assert kept == (2, "error", 13)
+    # Pages of large messages are short, but one is always given.
+    monkeypatch.setattr(messages, "PAGE_BYTES", 3 * len(text(metric(4))))
+    found, upto = queries.page(3, 100)
+    assert [message.seq for message in found] == [4, 5, 6] and upto == 6
+    assert [seq for seq, _, _ in queries.metrics(A, 3)] == [4, 5, 6]
+    monkeypatch.setattr(messages, "PAGE_BYTES", 1)
+    assert queries.page(299, 100, job=A) == ([metric(300)], 300)
+    assert [message.seq for message in queries.page(3, 100, kinds=["metrics"]).messages] == [4]
 
 
-def test_a_seq_is_given_out_once(store: Store) -> None:
+def test_a_seq_is_given_out_once_and_totals_are_written_over(store: Store) -> None:
     add(store, metric(1), metric(2))
     with pytest.raises(IntegrityError):
         add(store, metric(2))
@@ -85,6 +94,15 @@ def test_a_seq_is_given_out_once(store: Store) -> None:
     store.commit(batch)
     assert queries.page(None, 10) == ([], 0)
     assert queries.last_seq() == 2
+    batch = Batch()
+    batch.set_message_total(A, 3, 99)
+    batch.set_message_total(B, 1, 5)
+    store.commit(batch)
+    batch = Batch()
+    batch.set_message_total(A, 4, 1 << 40)
+    batch.set_message_total(B, 0, 0)
+    store.commit(batch)
+    assert queries.totals() == {A: Total(4, 1 << 40)}
 
 
 def test_what_age_has_removed_is_expired_for_who_was_in_the_middle_of_it(store: Store) -> None:
@@ -106,16 +124,3 @@ def test_what_age_has_removed_is_expired_for_who_was_in_the_middle_of_it(store: 
         queries.page(2, 2, job=A)
     # Who reads a job from its very beginning takes what there is.
     assert [message.seq for message in queries.page(0, 2, job=A).messages] == [4, 5]
-
-
-def test_totals_are_written_over_and_removed(store: Store) -> None:
-    queries = MessageQueries(store)
-    batch = Batch()
-    batch.set_message_total(A, 3, 99)
-    batch.set_message_total(B, 1, 5)
-    store.commit(batch)
-    batch = Batch()
-    batch.set_message_total(A, 4, 1 << 40)
-    batch.set_message_total(B, 0, 0)
-    store.commit(batch)
-    assert queries.totals() == {A: Total(4, 1 << 40)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,22 @@ def test_a_program_reports_into_its_file(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_sigterm_ends_a_program_as_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "run.rep"
+    program = """
+import signal
+from runyard import report
+with report.run():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        print("cleaned")
+"""
+    ended = _python(program, RUNYARD_REPORT=str(file))
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, "cleaned\n")
+    assert [line["body"]["status"] for line in _lines(file)] == ["running", "stopped"]
+
+
 @pytest.mark.parametrize("target", ["-", "/nowhere/at/all.rep"])
 def test_standard_output_is_there_in_any_case(target: str) -> None:
     ended = _python("from runyard import report\nreport.metrics(loss=0.5)", RUNYARD_REPORT=target)
@@ -71,6 +88,7 @@ def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
     file = tmp_path / "run.rep"
     program = """
 import os
+import signal
 from runyard import report
 report.log("first")
 children = []

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +112,26 @@ def test_a_quiet_exit_is_no_error(tmp_path: Path) -> None:
 
 
 def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
-    code = """
-import os, signal, subprocess, sys, time
+    marker = f"{tmp_path}/marker"
+    code = f"""
+import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen(["sleep", "1000"])
-print(child.pid)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", {marker!r}])
 while True:
     time.sleep(1)
 """
-    ended = _run(tmp_path, code, "--time-limit", "1")
+    ended = _run(tmp_path, code, "--time-limit", "0.7")
     assert (ended.code, ended.detail["exc_type"]) == (124, "TimeoutError")
-    pid = int(ended.out)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), what=f"the end of {pid}")
+    wait_until(lambda: not _with_argument(marker.encode()), what="the end of all that was started")
 
 
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+def _with_argument(text: bytes) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if text in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(folder.name)
+    return found
 
 
 def test_memory_and_output_have_limits(tmp_path: Path) -> None:

@@ -238,6 +238,10 @@ def test_a_name_means_ones_own_job_first(callers: dict[str, httpx2.Client]) -> N
     assert callers["ann"].get(f"{JOBS}/same-name").json()["id"] == mine
     assert callers["bob"].get(f"{JOBS}/same-name").json()["id"] == other
     assert callers["root"].get(f"{JOBS}/same-name").json()["id"] == other
+    for after in ("same-name", {"job": "same-name", "condition": "finished"}):
+        waits = submit(callers["ann"], command=["true"], after=[after])["id"]
+        (blocker,) = callers["ann"].get(f"{JOBS}/{waits}/why").json()["blockers"]
+        assert blocker["job"] == mine
 
 
 def test_nobody_waits_for_another_persons_job(callers: dict[str, httpx2.Client]) -> None:

@@ -6,7 +6,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import httpx2
@@ -17,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from runyard.client import Client
 from tests.helpers import wait_until
 from tests.system.accounts import Crowd
-from tests.system.server import Server, ask_until
+from tests.system.server import LOOPBACK, Server, ask_until
 
 Json = dict[str, Any]
 API = "/api/v1"
@@ -257,6 +259,22 @@ def test_a_long_poll_waits_for_the_first_message(server: Server, http: httpx2.Cl
     assert http.get(path(job), params={"after": "latest", "wait": 0.01}).json()["items"] == []
 
 
+def test_readers_who_never_read_hold_nobody_up(server: Server, http: httpx2.Client, job: str) -> None:
+    before = say(http, job, metric(0))["last"]
+    with ExitStack() as stack:
+        for _ in range(3):
+            silent = stack.enter_context(create_connection((LOOPBACK, server.port)))
+            silent.sendall(f"GET {path(job)} HTTP/1.1\r\nHost: {LOOPBACK}\r\nAccept: {SSE['Accept']}\r\n\r\n".encode())
+            assert silent.recv(1)
+        for start in (1, 1001):
+            batch = [{"type": "log", "body": {"text": "x" * 5000, "n": n}} for n in range(start, start + 1000)]
+            say(http, job, *batch)
+        with http.stream("GET", path(job), headers=NDJSON, params={"after": before}) as stream:
+            lines = stream.iter_lines()
+            assert [json.loads(next(lines))["body"]["n"] for _ in range(2000)] == list(range(1, 2001))
+        assert http.get("/livez").status_code == 200
+
+
 def test_the_client_and_the_command_follow_too(server: Server, client: Client, job: str) -> None:
     with ThreadPoolExecutor() as pool:
         following = pool.submit(lambda: list(client.messages(job, follow=True)))
@@ -353,7 +371,11 @@ def test_what_was_answered_outlives_the_server_and_followers_go_on(tmp_path: Pat
             notice = ask_until(lambda: list(client.messages(job, kinds=["info"])), bool, PATIENCE)[0]
             assert (notice.source, notice.body["code"]) == ("server", "dropped")
             # The server says good bye in good order: the stream's end is not the job's.
-            server.end()
+            with socket(server, f"{path(job)}/ws?after=latest") as ws:
+                server.end()
+                with pytest.raises(ConnectionClosed) as closed:
+                    ws.recv(PATIENCE)
+                assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
             server.start()
             client.say(job, [{"type": "error", "body": {"n": 7}}])
             client.cancel(job)

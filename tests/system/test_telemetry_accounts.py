@@ -83,4 +83,5 @@ def test_what_is_not_the_callers_is_refused(clients: dict[str, httpx2.Client], j
     assert states == {"running"}
     own = {"op": "container.stop", "params": {"id": "of-ann"}}
     assert clients["ann"].post(CONTROL, json=own).json()["code"] == 100000
-    assert clients["root"].get(f"/api/v1/jobs/{jobs['ann']}").json()["state"] == "cancelled"
+    ended = clients["root"].get(f"/api/v1/jobs/{jobs['ann']}/wait", params={"timeout": 25}).json()
+    assert ended["state"] == "cancelled"

@@ -149,6 +149,13 @@ def test_the_host_in_the_words_of_the_document_and_of_its_successors() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("gpus", "shown"), [({}, {}), ({"gpus": []}, {"gpus": []}), ({"gpus": [1]}, {"gpus": 1}), ({"gpus": [1, 2]},) * 2]
+)
+def test_the_only_gpu_of_a_host_may_stand_for_the_list(gpus: dict[str, Any], shown: dict[str, Any]) -> None:
+    assert stats.only_gpu(gpus) == shown
+
+
 def test_a_container_with_what_its_processes_have_of_the_gpus() -> None:
     box = Container(
         id="0123456789ab" + "c" * 52, labels=LABELS, cpu_percent=116.66,
@@ -165,10 +172,10 @@ def test_a_container_with_what_its_processes_have_of_the_gpus() -> None:
     # A task that is a plain process looks the same.
     point = UsagePoint(
         at=0, cpu_percent=116.66, cpu_seconds=1, memory=355155968, io_read=0, io_write=0, processes=2,
-        gpu_percent=22.0, gpu_memory=646971392,
+        gpu_percent=22.0, gpu_memory=646971392, gpu_memory_percent=2.0,
     )  # fmt: skip
     task = job(labels=LABELS)
-    load = stats.job_fields(task, point, 4143292416, 2.0)
+    load = stats.job_fields(task, point, 4143292416)
     assert load == expected | {"id": stats.job_container(99)}
     assert stats.container_service(box, gpus) == {
         "id": "0123456789ab", "name": "k12cv", "op": "train.start", "user": "u1", "service_uuid": "p42",
@@ -181,7 +188,7 @@ def test_a_job_of_another_door_is_its_owners_and_has_its_limit_and_nothing_yet()
     record = job(name="web")
     record.spec = build_spec({"command": ["x"], "name": "web", "limits": {"memory": 1 << 20}})
     assert record.spec.limits == Limits(memory=1 << 20)
-    load = stats.job_fields(record, None, 1 << 30, 0.0)
+    load = stats.job_fields(record, None, 1 << 30)
     assert (load["op"], load["user"], load["service_uuid"]) == ("", "ann", "web")
     assert (load["cpu_memory_total"], load["cpu_memory_usage"], load["cpu_memory_percent"]) == (1 << 20, 0, 0.0)
     assert len(load["id"]) == 12 and int(load["id"], 16) >= 0

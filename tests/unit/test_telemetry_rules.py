@@ -14,7 +14,7 @@ from runyard.telemetry import container
 from runyard.telemetry.container import CpuTimes
 from runyard.telemetry.exposition import Exposition, busiest
 from runyard.telemetry.gpu import Gpu, GpuProcess, GpuSample
-from runyard.telemetry.history import History, UsagePoint, merge
+from runyard.telemetry.history import History, UsagePoint, merge, row
 from runyard.telemetry.host import HostSample, busy
 from runyard.telemetry.lane import Lane
 from runyard.telemetry.runs import RunFigures, _Past, advance
@@ -71,7 +71,7 @@ def test_the_runs_of_a_job_are_added_up_with_what_their_processes_have_of_the_gp
     found = usage({RunKey(1, 0, 1): figures(10), RunKey(1, 1, 1): figures(11), RunKey(2, 0, 1): figures(12)}, gpus, 9.0)
     assert found[1] == UsagePoint(
         at=9.0, cpu_percent=100.0, cpu_seconds=3.0, memory=2 * MB, io_read=2, io_write=4, processes=2,
-        gpu_percent=70.0, gpu_memory=11,
+        gpu_percent=70.0, gpu_memory=11, gpu_memory_percent=4.0,
     )  # fmt: skip
     assert found[2].gpu_memory == 0
 
@@ -86,7 +86,7 @@ def point(at: float, cpu: float = 0.0, memory: int = 0) -> UsagePoint:
 def test_a_history_gets_coarser_and_forgets_neither_its_beginning_nor_its_peak() -> None:
     history = History(points=10)
     for second in range(10_000):
-        history.add(7, point(float(second), cpu=second % 2 * 100.0, memory=50 if second == 1234 else 1))
+        history.add({7: row(point(float(second), cpu=second % 2 * 100.0, memory=50 if second == 1234 else 1))})
     series = history.series(7)
     assert 10 <= len(series.at) <= 21
     assert series.at == sorted(series.at) and series.at[-1] == 9999.0 and series.at[0] < 1100
@@ -102,14 +102,17 @@ def test_a_history_gets_coarser_and_forgets_neither_its_beginning_nor_its_peak()
 def test_histories_are_bounded_by_their_number_and_the_one_heard_of_last_stays() -> None:
     history = History(jobs=3)
     for job in (1, 2, 3, 1, 4):
-        history.add(job, point(1.0))
+        history.add({job: row(point(1.0))})
     assert len(history) == 3
     assert [bool(history.series(job).at) for job in (1, 2, 3, 4)] == [True, False, True, True]
 
 
 def test_merging_keeps_means_of_shares_peaks_of_amounts_and_the_last_count() -> None:
-    rows: list[tuple[float, ...]] = [(1.0, 10.0, 1.0, 5.0, 1.0, 1.0, 3.0, 0.0, 9.0), (2.0, 30.0, 2.0, 4.0, 8.0, 9.0, 1.0, 50.0, 1.0)]
-    assert merge(rows) == (2.0, 20.0, 2.0, 5.0, 8.0, 9.0, 3.0, 25.0, 9.0)
+    rows: list[tuple[float, ...]] = [
+        (1.0, 10.0, 1.0, 5.0, 1.0, 1.0, 3.0, 0.0, 9.0, 2.0),
+        (2.0, 30.0, 2.0, 4.0, 8.0, 9.0, 1.0, 50.0, 1.0, 4.0),
+    ]
+    assert merge(rows) == (2.0, 20.0, 2.0, 5.0, 8.0, 9.0, 3.0, 25.0, 9.0, 3.0)
 
 
 # Docker's documents -----------------------------------------------------------------------------------------------

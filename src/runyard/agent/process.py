@@ -101,6 +101,22 @@ def exit_status(pidfd: int) -> int | None:
     return fields[-1] if fields[0] & _PIDFD_INFO_EXIT else None
 
 
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies among them. Raises OSError if it is gone or the kernel does not tell."""
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as file:
+            found += map(int, file.readall().split())
+    return found
+
+
+def decoded(status: int) -> tuple[int | None, int | None]:
+    """Exit code and signal of a wait status; one of them is None."""
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
 def send(proc: Proc, number: int) -> bool:
     """Signal exactly this process, never another with its pid. False if it is gone or may not be signalled."""
     try:

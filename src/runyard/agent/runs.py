@@ -38,6 +38,8 @@ from runyard.model.ids import RunKey
 
 #: Runs spawned before the loop looks at anything else.
 BURST = 16
+#: Runs for each of which the agent looks whether it has left anything.
+FEW = 64
 #: Seconds between looks for orphans that have ended.
 ORPHANS = 2.0
 #: Seconds that the reaper of an adopted process may take before its exit status is given up.
@@ -345,7 +347,8 @@ class Runs:
                 self._signal(run, number)
                 # A process that is halted can't end before it is continued.
                 self._signal(run, signal.SIGCONT)
-            self._sweeper.tell(run, number, now)
+            if not self._alone(run):
+                self._sweeper.tell(run, number, now)
         self._deadline(run.kill_at, "kill", run)
 
     def _signal(self, run: Run, number: int) -> None:
@@ -410,7 +413,7 @@ class Runs:
             self._own_peak = process.own_peak()
         if usage.ru_maxrss * 1024 <= self._own_peak:
             peak = None
-        code, number = _decode(status)
+        code, number = process.decoded(status)
         reason = None
         if run.pipe >= 0:
             self._hear_starter(run)
@@ -436,7 +439,7 @@ class Runs:
             pass
         if status is None:
             reason = "nobody could observe how it ended: an earlier agent had started it, and this kernel does not tell"
-        code, number = (None, None) if status is None else _decode(status)
+        code, number = (None, None) if status is None else process.decoded(status)
         self._ended(run, code, number, reason, None, None)
 
     def _ended(
@@ -464,9 +467,16 @@ class Runs:
         if run.stopping or run.adopted or group is not None:
             run.reaped = Reaped(run.key, at, code, number, reason, cpu_seconds, max_rss)
             self.journal.note(run.reaped)
-            self._sweeper.kill(run, process.uptime())
+            if self._alone(run):
+                self._gone(run)
+            else:
+                self._sweeper.kill(run, process.uptime())
         else:
             self.exited(run, at, code, number, reason, cpu_seconds, max_rss)
+
+    def _alone(self, run: Run) -> bool:
+        # One sweep for many costs less than a look for each.
+        return self.live <= FEW and self._sweeper.alone(run, self._by_pid.keys() | {self.warm.pid})
 
     def _gone(self, run: Run) -> None:
         """Nothing is left of the run."""
@@ -590,10 +600,3 @@ class Runs:
     def state(self) -> Iterator[Record]:
         """The present state, as the journal that adds up to it."""
         return records(self.boot_id, self._seq, self._known, self.reports)
-
-
-def _decode(status: int) -> tuple[int | None, int | None]:
-    """Exit code and signal of a wait status; one of them is None."""
-    if os.WIFSIGNALED(status):
-        return None, os.WTERMSIG(status)
-    return os.WEXITSTATUS(status), None

@@ -6,14 +6,16 @@ before. A process that left session and parents *and* dropped its environment be
 unless the run has a cgroup.
 
 A sweep reads all of `/proc`, so one sweep serves all runs that wait for one, and sweeps keep a distance to each other
-that depends on their cost.
+that depends on their cost. Most runs need none: whatever a run leaves behind becomes a child of the agent, which is a
+subreaper, and while the agent has no children but the main processes of its runs, there is nothing to look for. (What
+others start for a run, as `at` does, is no descendant of the agent: only a sweep finds it.)
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from runyard.agent import cgroup, process
 from runyard.agent.process import Proc, Table
@@ -32,6 +34,23 @@ class Sweeper:
         self._pause = 0.0
         self.due = FOREVER
         """Uptime of the next sweep."""
+
+    def alone(self, run: Run, known: Collection[int]) -> bool:
+        """Whether nothing but its main process can be up of a run, as far as descendants of the agent go. `known`: the
+        children of the agent that are no run's left-overs."""
+        if run.adopted or run.intent.group is not None:
+            return False
+        try:
+            if run.reaped is None and process.children(run.pid):
+                return False
+            strangers = [pid for pid in process.children(os.getpid()) if pid not in known]
+        except OSError:
+            return False
+        if any(proc is not None and proc.alive for proc in map(process.read, strangers)):
+            return False
+        self._tell.pop(run, None)
+        self._kill.pop(run, None)
+        return True
 
     def tell(self, run: Run, number: int, now: float) -> None:
         """Send a signal, once, to all members that are not in the main process's own group."""

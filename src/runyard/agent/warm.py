@@ -59,6 +59,11 @@ class Warm:
         """Answered in this order."""
 
     @property
+    def pid(self) -> int:
+        """Of the warm process; 0 if there is none."""
+        return 0 if self._socket is None else self._pid
+
+    @property
     def asked(self) -> bool:
         """Answers are to come: children may be there that nobody knows yet."""
         return bool(self._asked)

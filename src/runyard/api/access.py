@@ -20,7 +20,7 @@ from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from runyard.api.context import AnyRequest, context_of
+from runyard.api.context import AnyRequest, Context, context_of
 from runyard.api.socket import refuse_socket
 from runyard.auth.audit import Call
 from runyard.auth.authenticator import Authenticator
@@ -29,7 +29,7 @@ from runyard.core.record import JobRecord
 from runyard.model.check import refuse
 from runyard.model.errors import RunyardError, Unauthenticated
 from runyard.model.event import AUDIT, Event
-from runyard.model.job import JobSpec
+from runyard.model.job import Condition, Dependency, JobSpec
 
 #: Where the credentials' check leaves the caller in the ASGI scope, or why there is none.
 CALLER = "runyard.caller"
@@ -143,14 +143,23 @@ async def permitted(request: AnyRequest, specs: Sequence[JobSpec | RunyardError]
 
 async def _permitted(request: AnyRequest, caller: Caller, spec: JobSpec, names: set[str]) -> JobSpec:
     context = context_of(request)
-    if caller.role is Role.USER:
-        for item in spec.after:
-            ref = item if isinstance(item, str) else item.job
-            # What it waits for tells how that went.
-            other = None if ref in names else await context.service.look_up(ref)
-            if other is not None:
-                caller.must_see(other.owner)
+    if caller.role is Role.USER and spec.after:
+        after = [await _seen_need(context, caller, item, names) for item in spec.after]
+        spec = msgspec.structs.replace(spec, after=after)
     return _as_account(caller, spec, context.min_uid)
+
+
+async def _seen_need(context: Context, caller: Caller, item: str | Dependency, names: set[str]) -> str | Dependency:
+    """What the job waits for, which tells how that went: a name means one's own job first. Raises Forbidden."""
+    ref, condition = (item, None) if isinstance(item, str) else (item.job, item.condition)
+    own = None if ref in names else await context.service.look_up(ref, caller.name)
+    if own is None:
+        return item
+    caller.must_see(own.owner)
+    newest = await context.service.look_up(ref)
+    if condition == Condition.IDLE or newest is None or newest.id == own.id:
+        return item
+    return str(own.id) if isinstance(item, str) else msgspec.structs.replace(item, job=str(own.id))
 
 
 def _as_account(caller: Caller, spec: JobSpec, min_uid: int) -> JobSpec:

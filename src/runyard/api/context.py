@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -93,13 +93,13 @@ class Context:
         if len(self._owners) > _MOST_OWNERS:
             self._owners.popitem(last=False)
 
-    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The same pieces, counted as an open stream. Raises TooMany at once if too many are open."""
         if self._streams >= self._max_streams:
             raise TooMany(f"{self._streams} streams are open, the limit is [server] max_streams")
         return self._count(pieces)
 
-    async def _count(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _count(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         self._streams += 1
         try:
             async for piece in pieces:

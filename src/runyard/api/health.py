@@ -13,7 +13,6 @@ import runyard
 from runyard.api.access import PUBLIC, caller_of
 from runyard.api.context import AnyRequest, context_of
 from runyard.telemetry.exposition import Exposition, busiest
-from runyard.telemetry.sampler import usage
 
 
 class Health(msgspec.Struct, omit_defaults=True):
@@ -95,15 +94,11 @@ async def _telemetry(request: AnyRequest) -> bytes:
     """What host, GPUs and jobs use; of the jobs those that the caller may see."""
     context, caller = context_of(request), caller_of(request)
     telemetry = context.telemetry
-    host, disks, gpus, figures = await asyncio.gather(
+    host, disks, gpus, sample = await asyncio.gather(
         telemetry.host.ask(), telemetry.disks.ask(), telemetry.gpus.ask(), telemetry.runs.ask()
     )
     live = context.service.engine.reactor.jobs
-    jobs = {
-        job: point
-        for job, point in usage(figures, gpus, 0.0).items()
-        if job in live and caller.may_see(live[job].owner)
-    }
+    jobs = {job: point for job, point in sample.jobs.items() if job in live and caller.may_see(live[job].owner)}
     shown = busiest(jobs, telemetry.settings.metrics_jobs)
     names = {job: live[job].spec.name or "" for job in shown}
     missing = {section.name: section.reason is not None for section in (telemetry.host, telemetry.gpus, telemetry.runs)}

@@ -6,7 +6,8 @@ A refusal is an HTTP answer to the handshake, a problem document like any other 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import cache
 from typing import Any
 
@@ -18,8 +19,8 @@ from runyard.model.errors import RunyardError
 
 #: Bytes of a frame from a client: none of them has much to say.
 MAX_FRAME = 64 * 1024
-#: Codes of RFC 6455: all has been said; the server goes away.
-DONE, GOING = 1000, 1001
+#: Codes of RFC 6455 and IANA's registry: all has been said; the server goes away, and may come back.
+DONE, GOING = 1000, 1012
 
 
 def new_socket(*args: Any, **options: Any) -> asyncio.Protocol:
@@ -33,6 +34,9 @@ def _protocol() -> type[asyncio.Protocol]:
 
     class Socket(WebSocketsSansIOProtocol):
         async def send(self, message: Any) -> None:
+            if message["type"] == "websocket.close" and (self.close_sent or self.disconnected):
+                # The client was quicker, or uvicorn, which closes what is open when the server ends.
+                return
             await super().send(message)
             # uvicorn would take a handshake that was refused for one that nobody has answered, and log an error.
             self.handshake_complete = self.handshake_complete or self.close_sent
@@ -50,7 +54,7 @@ async def refuse_socket(send: Send, error: RunyardError) -> None:
     await send_any({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def speak(socket: Any, texts: AsyncIterator[bytes]) -> bool:
+async def speak(socket: Any, texts: AsyncGenerator[bytes, None]) -> bool:
     """Sends each text as a frame until there are no more, or the client has gone; whether there are no more.
 
     What the client sends is read and passed over.
@@ -71,6 +75,8 @@ async def _until_gone(socket: Any) -> None:
         pass
 
 
-async def _send_all(socket: Any, texts: AsyncIterator[bytes]) -> None:
-    async for text in texts:
-        await socket.send({"type": "websocket.send", "text": text.decode(), "bytes": None})
+async def _send_all(socket: Any, texts: AsyncGenerator[bytes, None]) -> None:
+    # Closed here, whatever happens: an open stream counts.
+    async with aclosing(texts):
+        async for text in texts:
+            await socket.send({"type": "websocket.send", "text": text.decode(), "bytes": None})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runyard.client.asynchronous import AsyncClient
-    from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc
+    from runyard.client.document import EventDoc, JobUsage, NodeDoc, ScheduleDoc
     from runyard.client.error import UnexpectedAnswer, Unreachable, WaitTimeout
     from runyard.client.messages import Curve, MessageDoc
     from runyard.client.synchronous import Client
@@ -19,6 +19,7 @@ __all__ = [
     "Client",
     "Curve",
     "EventDoc",
+    "JobUsage",
     "MessageDoc",
     "NodeDoc",
     "ScheduleDoc",
@@ -32,6 +33,7 @@ _HOME = {
     "Client": "synchronous",
     "Curve": "messages",
     "EventDoc": "document",
+    "JobUsage": "document",
     "MessageDoc": "messages",
     "NodeDoc": "document",
     "ScheduleDoc": "document",

@@ -56,6 +56,20 @@ class NodeDoc(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements of the whole machine, such as `cpu_percent`, `memory_used`, `load`."""
 
 
+class JobUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job's processes use: CPU in percent of a core and in seconds, memory and I/O in bytes, GPUs."""
+
+    job: str
+    runs: list[dict[str, Any]]
+    """Each run that is up: `replica`, `attempt`, `cpu_percent`, `cpu_seconds`, `memory`, and so on."""
+    history: dict[str, list[float]]
+    """Columns of equal length, oldest first: `at` (Unix seconds), `cpu_percent`, `memory`, and so on."""
+    total: dict[str, float | None]
+    """`cpu_seconds` and `memory_peak`, as far as they are known."""
+    missing: str | None = None
+    """Why there are no runs."""
+
+
 class ScheduleDoc(msgspec.Struct, frozen=True, kw_only=True):
     """A cron job's schedule."""
 

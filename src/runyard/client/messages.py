@@ -18,7 +18,8 @@ class MessageDoc(msgspec.Struct, frozen=True, kw_only=True):
     """What a job has said. `seq` is the cursor to go on from."""
 
     seq: int
-    job: str
+    job: str | None
+    """None for what is no job's."""
     type: str
     """`metrics`, `error`, `info`, `log`, …"""
     at: datetime

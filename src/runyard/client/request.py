@@ -16,6 +16,7 @@ from runyard.client.document import (
     EventPage,
     FireTimes,
     JobPage,
+    JobUsage,
     NodePage,
     RunPage,
     SchedulePage,
@@ -359,6 +360,11 @@ def flow_status(ref: str | int) -> Request[FlowStatus]:
 
 
 # Everything else --------------------------------------------------------------------------------------------------
+
+
+def usage(ref: str | int, since: float | None) -> Request[JobUsage]:
+    params = _params(since=since)
+    return Request(method="GET", path=job_path(ref, "usage"), answer=JobUsage, params=params, repeatable=True)
 
 
 def nodes() -> Request[NodePage]:

@@ -16,7 +16,7 @@ import httpx2
 from runyard.client import messages as say
 from runyard.client import projects as ask
 from runyard.client import request as make
-from runyard.client.document import EventDoc, NodeDoc, ScheduleDoc, VersionDoc
+from runyard.client.document import EventDoc, JobUsage, NodeDoc, ScheduleDoc, VersionDoc
 from runyard.client.error import WaitTimeout, from_answer, from_problem
 from runyard.client.follow import EventFollow, LogFollow
 from runyard.client.messages import Curve, MessageDoc, MessagesTaken
@@ -442,6 +442,10 @@ class Client:
         self._send(ask.delete(ref))
 
     # Everything else
+
+    def usage(self, ref: Ref, since: float | None = None) -> JobUsage:
+        """What a job's processes use now, and how that went: all that is kept, or after `since` (Unix seconds)."""
+        return self._send(make.usage(ref, since))
 
     def nodes(self) -> list[NodeDoc]:
         """The machines on which runs happen."""

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         source = file.read()
     for stream in (sys.stdout, sys.stderr):
         # What is printed shall be seen at once, and never fail for a character.
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
     pictures.install(control.show)
     linecache.cache[PSEUDO_FILE] = (len(source), None, source.splitlines(keepends=True), PSEUDO_FILE)
     sys.argv = [PSEUDO_FILE]

@@ -171,7 +171,7 @@ class Callbacks:
     async def _deliver(self, sender: Webhook, url: str, item: Item) -> None:
         """Makes attempts until one succeeds, or until the last one has failed."""
         event = Event(item.seq, item.at, f"k12ai.{item.type}", 0, None, 0, 0, None)
-        delivery = Delivery(f"k12ai-{item.seq}", event, None, item.text)
+        delivery = Delivery(f"k12ai-{item.seq}-{item.type}", event, None, item.text)
         retry = 0
         while (failure := await sender.send(delivery)) is not None:
             if failure.final or retry == RETRIES:

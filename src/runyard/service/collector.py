@@ -70,6 +70,8 @@ class Collector:
         self._done: list[tuple[int, RunKey]] = []
         self._cursor = -1
         self._noted_at = 0.0
+        #: What an earlier server has read, of runs that were not taken up again yet.
+        self._kept = {_run_key(name): state for name, state in engine.store.door_records(DOOR).items()}
         engine.watchers.append(self)
 
     # For the engine -----------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ class Collector:
     def launched(self, run: RunKey, record: JobRecord) -> None:
         """The run is about to be started."""
         if run not in self._runs and record.spec.executor not in WITHOUT_OUTPUT:
-            self._watch(run, record, None)
+            self._watch(run, record)
 
     def ended(self, run: RunKey, record: JobRecord | None, replica: Replica) -> None:
         """The run's end is on disk, and nobody has been told yet."""
@@ -85,7 +87,7 @@ class Collector:
         if watched is None:
             if record is None or record.spec.executor in WITHOUT_OUTPUT:
                 return
-            watched = self._watch(run, record, None)
+            watched = self._watch(run, record, replica.launched_at)
         self._end(watched, self._engine.feed.last, replica)
 
     # For others ---------------------------------------------------------------------------------------------------
@@ -108,17 +110,21 @@ class Collector:
     async def start(self) -> None:
         """Finds the runs again that an earlier server has left; the engine has started."""
         engine, store = self._engine, self._engine.store
-        kept = {_run_key(name): state for name, state in store.door_records(DOOR).items()}
         for record in list(engine.reactor.jobs.values()):
             for index, replica in enumerate(record.replicas):
                 run = RunKey(record.id, index, replica.attempt)
                 if replica.state in ACTIVE and run not in self._runs and record.spec.executor not in WITHOUT_OUTPUT:
-                    self._watch(run, record, kept.get(run), replica.launched_at)
+                    self._watch(run, record, replica.launched_at)
         noted = store.meta(CURSOR)
-        # Without a cursor, what ended before was no concern of a collector.
+        if noted is None:
+            # What has ended before was no concern of a collector.
+            batch = Batch()
+            batch.set_meta(CURSOR, str(engine.feed.last))
+            await engine.writer.commit(batch)
         self._cursor = engine.feed.last if noted is None else int(noted)
-        await self._find_ended(kept)
-        self._done += [(self._cursor, run) for run in kept if run not in self._runs]
+        await self._find_ended()
+        self._done += [(self._cursor, run) for run in self._kept]
+        self._kept.clear()
 
     async def run(self) -> None:
         """Reads, for ever."""
@@ -141,7 +147,7 @@ class Collector:
                         self._go_back(run, watched)
             await self._note()
 
-    async def _find_ended(self, kept: dict[RunKey, bytes]) -> None:
+    async def _find_ended(self) -> None:
         """Takes up the runs whose end is told by events behind the cursor."""
         engine = self._engine
         after: int | None = self._cursor
@@ -158,14 +164,17 @@ class Collector:
                 record = engine.record(run.job) or await asyncio.to_thread(engine.store.job, run.job)
                 if record is None or record.spec.executor in WITHOUT_OUTPUT:
                     continue
-                watched = self._runs.get(run) or self._watch(run, record, kept.get(run), event.at)
+                last = record.replicas[event.replica]
+                since = last.launched_at if last.attempt == event.attempt else record.submitted_at
+                watched = self._runs.get(run) or self._watch(run, record, since)
                 code = (event.data or {}).get("exit_code")
                 self._end(watched, event.seq - 1, crashed=bool(code))
             after = page.upto
 
     # Tails --------------------------------------------------------------------------------------------------------
 
-    def _watch(self, run: RunKey, record: JobRecord, kept: bytes | None, since: float | None = None) -> _Watched:
+    def _watch(self, run: RunKey, record: JobRecord, since: float | None = None) -> _Watched:
+        kept = self._kept.pop(run, None)
         state = None if kept is None else msgspec.json.decode(kept, type=TailState)
         since = since if since is not None else self._engine.clock()
         tail = Tail(run, record.spec, self._engine.output, since, state)
@@ -184,8 +193,10 @@ class Collector:
         self._plan(tail.run, 0.0)
 
     def _plan(self, run: RunKey, delay: float) -> None:
-        heapq.heappush(self._due, (self._clock() + delay, run))
-        if delay == 0.0:
+        due = (self._clock() + delay, run)
+        heapq.heappush(self._due, due)
+        if self._due[0] == due:
+            # Whoever sleeps, sleeps for longer.
             self._wake.set()
 
     # Reading ------------------------------------------------------------------------------------------------------
@@ -256,7 +267,8 @@ class Collector:
         """All is read and stored."""
         del self._runs[run]
         if watched.kept is not None and watched.ended_after is not None:
-            self._done.append((watched.ended_after + 1, run))
+            # The event that tells its end is out by now.
+            self._done.append((self._engine.feed.last, run))
         self._messages.release(run.job)
         ending = self._ending.get(run.job)
         if ending is not None:

@@ -469,17 +469,10 @@ class Engine:
         return launch_message(
             start,
             self.output.prepare,
-            {"RUNYARD_REPORT": self._report(start), **(more(start.record, start.run) if more is not None else {})},
+            more(start.record, start.run) if more is not None else {},
             lambda start: host_command(start, self.output),
             EDITION,
         )
-
-    def _report(self, start: StartRun) -> str:
-        """Where the program reports: into a file of the run, or, as another account, on its standard output."""
-        spec = start.record.spec
-        if spec.user is not None or spec.group is not None:
-            return "-"
-        return os.path.abspath(self.output.report(start.run))
 
     async def _recover(self, error: StorageFull) -> None:
         """The store could not write. Wait until it can, then start over from what it holds."""

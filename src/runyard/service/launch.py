@@ -11,6 +11,7 @@ from runyard.model.job import JobSpec, Limits
 from runyard.model.node import Share
 from runyard.model.signals import signal_number
 from runyard.model.wire import Launch, Place, Tasks
+from runyard.store.output import report_beside
 
 _RLIMITS = {
     "cpu_time": "cpu",
@@ -44,7 +45,7 @@ def launch_message(
     return Launch(
         run=run,
         argv=spec.argv if flow is None else flow,
-        env=_environment(run, spec, start.shares, more),
+        env=_environment(run, spec, start.shares, {"RUNYARD_REPORT": _report(spec, stdout), **more}),
         cwd=spec.cwd,
         stdout=stdout,
         stderr=stdout if spec.output.merge else stderr,
@@ -63,6 +64,11 @@ def launch_message(
         edition="" if flow is None else edition,
         tasks=_tasks(spec, start.shares),
     )
+
+
+def _report(spec: JobSpec, stdout: str) -> str:
+    """Where the program reports: into a file of the run, or, as another account, on its standard output."""
+    return "-" if spec.user is not None or spec.group is not None else report_beside(stdout)
 
 
 def _rlimits(limits: Limits) -> dict[str, int] | None:

@@ -41,7 +41,9 @@ class Lines(msgspec.Struct):
 class LineFile:
     """One file. Carriage returns end lines too: progress bars write them."""
 
-    def __init__(self, path: Path, place: Place, *, whole: bool, trimmed: bool) -> None:
+    __slots__ = ("_size", "_trimmed", "_whole", "path", "place")
+
+    def __init__(self, path: str | Path, place: Place, *, whole: bool, trimmed: bool) -> None:
         """`whole`: every line counts, up to the longest report; else only marked ones do, and of others the beginning.
         `trimmed`: the oldest output may be taken away while it is read."""
         self.path = path
@@ -63,6 +65,10 @@ class LineFile:
         A missing file is empty. Raises OSError about one that can't be read.
         """
         try:
+            # Of most runs there is nothing to read, and to find that out has to be cheap.
+            if os.stat(self.path).st_size == self.place.offset:
+                self._size = self.place.offset
+                return Lines([])
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             return Lines([])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard.message.surplus import Kept, surplus
 from runyard.model.errors import RunyardError
@@ -22,6 +24,8 @@ DAY = 86_400.0
 STEP = 2000
 #: A job with this many times what is allowed is seen to at once.
 _MUCH = 1.5
+#: Jobs that one pass looks for in the store.
+_LOOK = 5000
 _NONE = Total(0, 0)
 
 
@@ -50,6 +54,7 @@ class MessageKeeper:
         self.totals = queries.totals()
         self._much = asyncio.Event()
         self._sweeping = asyncio.Lock()
+        self._looked = 0
 
     def count(self, batch: Batch, added: Iterable[tuple[int, int, int]]) -> None:
         """`batch` adds (or, with negative numbers, removes) messages: job, count and bytes of each."""
@@ -96,7 +101,7 @@ class MessageKeeper:
             self._much.clear()
             try:
                 await self.sweep(self._engine.clock(), last())
-            except (RunyardError, OSError) as error:
+            except (RunyardError, OSError, SQLAlchemyError) as error:
                 log.warning("messages could not be removed, that is tried again: %s", error)
                 await asyncio.sleep(self._policy.interval)
 
@@ -106,9 +111,10 @@ class MessageKeeper:
             removed = 0
             if self._policy.max_age is not None:
                 removed += await self._old(now - self._policy.max_age, last)
-            for job in await self._orphans():
+            totals = list(self.totals.items())
+            for job in await asyncio.to_thread(self._orphans, [job for job, _ in totals]):
                 removed += await self._remove(job, await asyncio.to_thread(self._all, job), last)
-            for job in [job for job, total in self.totals.items() if self._is_over(total)]:
+            for job in [job for job, total in totals if self._is_over(total)]:
                 removed += await self._remove(job, await asyncio.to_thread(self._surplus, job), last)
             return removed
 
@@ -122,12 +128,13 @@ class MessageKeeper:
             removed += len(aged)
         return removed
 
-    async def _orphans(self) -> list[int]:
-        """Jobs that are gone, and have left messages."""
-        jobs = [job for job in self.totals if self._engine.record(job) is None]
-        known = await asyncio.to_thread(self._engine.store.states, jobs) if jobs else {}
+    def _orphans(self, jobs: list[int]) -> list[int]:
+        """Of those, jobs that are gone and have left messages. Each call looks at the next few, the oldest first."""
         # Job 0 is the server itself.
-        return [job for job in jobs if job and job not in known and self._engine.record(job) is None]
+        some = heapq.nsmallest(_LOOK, (job for job in jobs if job > self._looked))
+        self._looked = some[-1] if len(some) == _LOOK else 0
+        known = self._engine.store.states(some)
+        return [job for job in some if job not in known]
 
     def _all(self, job: int) -> list[Kept]:
         return list(self._queries.of_job(job))

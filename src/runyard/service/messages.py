@@ -190,7 +190,18 @@ class Messages:
             await self._work.wait()
             self._work.clear()
             while self._inbox:
-                await self._step(self._take())
+                items = self._take()
+                try:
+                    await self._step(items)
+                except Exception as error:
+                    if not isinstance(error, RunyardError):
+                        log.error("messages could not be stored", exc_info=True)
+                    for item in items:
+                        if not item.future.done():
+                            item.future.set_exception(error)
+                self._pending -= sum(len(body) for item in items for body in item.bodies)
+                self._room.set()
+                self._room = asyncio.Event()
             if self._closed:
                 return
 
@@ -226,18 +237,9 @@ class Messages:
         self.keeper.count(batch, added)
         try:
             await self.engine.writer.commit(batch)
-        except Exception as error:
+        except Exception:
             self.keeper.uncount(added)
-            if not isinstance(error, RunyardError):
-                log.error("messages could not be stored", exc_info=True)
-            for future, _ in answers:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        finally:
-            self._pending -= sum(len(body) for item in items for body in item.bodies)
-            self._room.set()
-            self._room = asyncio.Event()
+            raise
         self.feed.publish(fresh)
         self.keeper.written({job for job, _, _ in added})
         for future, answer in answers:

@@ -77,7 +77,7 @@ class SeriesCache:
             rows = self._queries.metrics(job, curves.seq, _PAGE)
             for seq, at, body in rows:
                 curves.add(seq, at, _decoder.decode(body))
-            more = len(rows) == _PAGE
+            more = bool(rows)
         chosen = list(curves.names) if names is None else [name for name in names if name in curves.names]
         items = [_doc(name, curves.names[name], points) for name in chosen]
         return SeriesList(

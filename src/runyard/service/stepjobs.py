@@ -119,7 +119,7 @@ class StepJobs:
         """What stands in the way of a remote step: a job that it needs, in words, or for ever; None if nothing does."""
         for need in step.needs:
             ref, condition = (need, Condition.SUCCEEDED) if isinstance(need, str) else (need.job, need.condition)
-            record = await self._all.service.look_up(ref)
+            record = await self._all.service.look_up(ref, live.owner)
             if record is None:
                 return project.Denied(container=step.container, run=run, reason=f"it needs job {ref}, which is gone")
             verdict = judge(condition, record.state, record.started_at is not None)

@@ -65,25 +65,27 @@ class Tail:
         self.crashed = False
         """It has ended with an exit code other than 0."""
         self._spec, self._since = spec, since
-        report = spec.report
-        self._output, self._merged = output, spec.output.merge
-        self._marked = report.lines
-        self._spec_rules = report.rules
+        self._output = output
         self._rules: Rules | None = None
+        self._files: dict[str, LineFile] = {}
+        self._events: EventFiles | None = None
+
+    def _open_files(self) -> None:
+        """With the first look: most runs are over before there is one."""
+        spec, run, output, report = self._spec, self.run, self._output, self._spec.report
         trimmed = spec.output.max_size is not None
         self._files = {_REPORT: self._open(output.report(run), _REPORT, whole=True, trimmed=False)}
         if report.lines or report.rules:
             self._files["out"] = self._open(output.path(run, Stream.OUT), "out", whole=False, trimmed=trimmed)
         if report.rules and not spec.output.merge:
             self._files["err"] = self._open(output.path(run, Stream.ERR), "err", whole=False, trimmed=trimmed)
-        self._events: EventFiles | None = None
         if report.tensorboard is not None:
             from runyard.service.eventfiles import EventFiles
 
             folder = Path(spec.cwd or "/") / report.tensorboard
-            self._events = EventFiles(folder, self.state.events, since, spec.user)
+            self._events = EventFiles(folder, self.state.events, self._since, spec.user)
 
-    def _open(self, path: Path, suffix: str, *, whole: bool, trimmed: bool) -> LineFile:
+    def _open(self, path: str | Path, suffix: str, *, whole: bool, trimmed: bool) -> LineFile:
         return LineFile(path, self.state.places.setdefault(suffix, Place()), whole=whole, trimmed=trimmed)
 
     def anew(self, state: TailState) -> Tail:
@@ -95,7 +97,8 @@ class Tail:
     @property
     def reported(self) -> int:
         """Bytes of the report file that were read."""
-        return self._files[_REPORT].place.offset
+        place = self.state.places.get(_REPORT)
+        return 0 if place is None else place.offset
 
     def read(self, now: float, ended: bool) -> tuple[list[NewMessage], bool]:
         """The next messages, oldest first in each file, and whether there are more already. `now` is Unix seconds.
@@ -105,6 +108,8 @@ class Tail:
         found: list[NewMessage] = []
         if self.state.over:
             return found, False
+        if not self._files:
+            self._open_files()
         more = False
         # How it ended is in the report file: at the end, that comes after what was printed.
         for suffix in (*_OUTPUT, _REPORT) if ended else (_REPORT, *_OUTPUT):
@@ -128,7 +133,7 @@ class Tail:
 
     def give_back(self) -> None:
         """The file system gets back what of the report file is safe in the store. Raises OSError."""
-        self._output.free(self._files[_REPORT].path, self.reported)
+        self._output.free(self._output.report(self.run), self.reported)
 
     def _read_events(self, found: list[NewMessage]) -> bool:
         return self._events is not None and self._events.read(self.run.job, found, TURN_MESSAGES)
@@ -157,9 +162,9 @@ class Tail:
 
     def _output_lines(self, suffix: str, lines: Sequence[bytes], found: list[NewMessage], now: float) -> None:
         rules = self._rules
-        if self._spec_rules and rules is None:
-            rules = self._rules = Rules(self._spec_rules)
-        marked = self._marked and suffix == "out"
+        if self._spec.report.rules and rules is None:
+            rules = self._rules = Rules(self._spec.report.rules)
+        marked = self._spec.report.lines and suffix == "out"
         for line in lines:
             if marked and line.startswith(MARKS):
                 self._report(line, found, now, "stdout")
@@ -209,6 +214,6 @@ class Tail:
                 found.append(NewMessage(job, ERROR, body, now))
 
     def _end_of_stderr(self) -> str:
-        stream = Stream.OUT if self._merged else Stream.ERR
+        stream = Stream.OUT if self._spec.output.merge else Stream.ERR
         start = max(0, self._output.size(self.run, stream) - LAST_WORDS)
         return self._output.read(self.run, stream, start, LAST_WORDS).decode("utf-8", "replace")

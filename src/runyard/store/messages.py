@@ -21,6 +21,8 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 _NUMBER = {source: number for number, source in enumerate(SOURCES)}
 #: Messages of all jobs that one call looks at for its kinds.
 SCAN = 50_000
+#: Bytes of bodies in one page, unless a single one is larger.
+PAGE_BYTES = 8 * 1024 * 1024
 #: Keys of `meta`.
 HORIZON, LAST = "message_horizon", "last_message"
 _STEP = 1000
@@ -119,9 +121,10 @@ class MessageQueries:
                 if METRICS not in kinds:
                     # In the words of the partial index.
                     where.append(_columns.kind != METRICS)
-            query = select(*_columns).where(*where).order_by(_columns.seq).limit(limit)
-            found = [message_of(row) for row in connection.execute(query)]
-        return MessagePage(found, found[-1].seq if len(found) == limit else max(end, after))
+            fits = _fitting(connection, where, limit)
+            query = select(*_columns).where(*where, _columns.seq <= fits.last).order_by(_columns.seq)
+            found = [message_of(row) for row in connection.execute(query)] if fits.number else []
+        return MessagePage(found, fits.last if fits.more else max(end, after))
 
     def recent(self, job: int, limit: int, before: int | None = None, metrics: bool = False) -> list[Message]:
         """The last messages of the job with a smaller `seq`, newest first: its metrics, or everything else."""
@@ -135,15 +138,15 @@ class MessageQueries:
             return [message_of(row) for row in connection.execute(query)]
 
     def metrics(self, job: int, after: int, limit: int = _STEP) -> list[tuple[int, float, bytes]]:
-        """The metrics of a job behind a cursor: `seq`, time, and the body as JSON."""
-        query = (
-            select(_columns.seq, _columns.at, _columns.body)
-            .where(_columns.job == job, _columns.seq > after, _columns.kind == METRICS)
-            .order_by(_columns.seq)
-            .limit(limit)
-        )
+        """The metrics of a job behind a cursor: `seq`, time, and the body as JSON; fewer than `limit` if they are
+        large, none at the end."""
+        where = [_columns.job == job, _columns.seq > after, _columns.kind == METRICS]
         with self._store.reading() as connection:
-            return [(seq, at, body) for seq, at, body in connection.execute(query)]
+            fits = _fitting(connection, where, limit)
+            if not fits.number:
+                return []
+            query = select(_columns.seq, _columns.at, _columns.body).where(*where, _columns.seq <= fits.last)
+            return [(seq, at, body) for seq, at, body in connection.execute(query.order_by(_columns.seq))]
 
     # For retention ------------------------------------------------------------------------------------------------
 
@@ -175,6 +178,26 @@ class MessageQueries:
                     break
                 found.append(Aged(seq, job, size))
         return found
+
+
+class _Fitting(NamedTuple):
+    """How many messages fit into a page, the `seq` of the last of them, and whether more may follow."""
+
+    number: int
+    last: int
+    more: bool
+
+
+def _fitting(connection: Connection, where: Sequence[ColumnElement[bool]], limit: int) -> _Fitting:
+    """Of those messages: at most `limit`, and of large ones fewer, but at least one."""
+    query = select(_columns.seq, func.length(_columns.body)).where(*where).order_by(_columns.seq).limit(limit)
+    size = number = last = 0
+    for seq, length in connection.execute(query):
+        size += length
+        if number and size > PAGE_BYTES:
+            return _Fitting(number, last, True)
+        number, last = number + 1, seq
+    return _Fitting(number, last, number == limit)
 
 
 def _number(connection: Connection, key: str, missing: int) -> int:

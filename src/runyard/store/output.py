@@ -33,6 +33,10 @@ _PUNCH_HOLE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+#: Suffix of the file in which a run's program reports.
+REPORT = ".rep"
+
+
 class Stream(StrEnum):
     OUT = "out"
     ERR = "err"
@@ -44,6 +48,11 @@ class OutputFile(NamedTuple):
     size: int
     modified: float
     """Unix seconds."""
+
+
+def report_beside(stdout: str) -> str:
+    """The path of a run's report file, from that of its stdout."""
+    return os.path.splitext(stdout)[0] + REPORT
 
 
 class OutputFiles:
@@ -79,7 +88,7 @@ class OutputFiles:
 
     def report(self, run: RunKey) -> Path:
         """The file in which the run's program reports (`runyard.report`); it makes the file itself, if at all."""
-        return self._folder(run.job) / f"{run}.rep"
+        return self._folder(run.job) / f"{run}{REPORT}"
 
     def size(self, run: RunKey, stream: Stream) -> int:
         """In bytes; 0 if there is no such file."""

@@ -73,9 +73,6 @@ class Usage(msgspec.Struct, frozen=True):
     memory: int = 0
 
 
-NO_USAGE = Usage()
-
-
 class Nvml:
     """The library, loaded when it is first asked. For one thread at a time."""
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import msgspec
 
 #: Jobs that are remembered; those heard of least lately are forgotten first.
 MAX_JOBS = 4096
-_NAMES = ("at", "cpu_percent", "cpu_seconds", "memory", "io_read", "io_write", "processes", "gpu_percent", "gpu_memory")
-_WIDTH = len(_NAMES)
 
 
 class UsagePoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +25,15 @@ class UsagePoint(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     gpu_percent: float = 0.0
     gpu_memory: int = 0
+    gpu_memory_percent: float = 0.0
+
+
+#: A point as numbers, in the order of its fields.
+Row = tuple[float, ...]
+_NAMES = UsagePoint.__struct_fields__
+_WIDTH = len(_NAMES)
+_SHARES = frozenset({"cpu_percent", "gpu_percent", "gpu_memory_percent"})
+_AMOUNTS = frozenset({"memory", "gpu_memory", "processes"})
 
 
 class UsageSeries(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +51,7 @@ class UsageSeries(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[int] = []
     gpu_percent: list[float] = []
     gpu_memory: list[int] = []
+    gpu_memory_percent: list[float] = []
 
 
 class _Ring:
@@ -52,14 +61,17 @@ class _Ring:
         self.numbers = array("d")
         self.step = 1
         """Samples in each point."""
-        self.pending: list[tuple[float, ...]] = []
+        self.pending: list[Row] = []
 
-    def add(self, row: tuple[float, ...], most: int) -> None:
-        self.pending.append(row)
-        if len(self.pending) < self.step:
-            return
-        self.numbers.extend(merge(self.pending))
-        self.pending = []
+    def add(self, row: Row, most: int) -> None:
+        if self.step == 1:
+            self.numbers.extend(row)
+        else:
+            self.pending.append(row)
+            if len(self.pending) < self.step:
+                return
+            self.numbers.extend(merge(self.pending))
+            self.pending = []
         if len(self.numbers) >= 2 * most * _WIDTH:
             rows = self.rows()
             self.numbers = array("d")
@@ -67,7 +79,7 @@ class _Ring:
                 self.numbers.extend(merge(rows[place : place + 2]))
             self.step *= 2
 
-    def rows(self) -> list[tuple[float, ...]]:
+    def rows(self) -> list[Row]:
         return [tuple(self.numbers[place : place + _WIDTH]) for place in range(0, len(self.numbers), _WIDTH)]
 
 
@@ -78,15 +90,17 @@ class History:
         self._most = jobs
         self._rings: OrderedDict[int, _Ring] = OrderedDict()
 
-    def add(self, job: int, point: UsagePoint) -> None:
-        ring = self._rings.get(job)
-        if ring is None:
-            ring = self._rings[job] = _Ring()
-            if len(self._rings) > self._most:
-                self._rings.popitem(last=False)
-        else:
-            self._rings.move_to_end(job)
-        ring.add(tuple(float(getattr(point, name)) for name in _NAMES), self._points)
+    def add(self, rows: Mapping[int, Row]) -> None:
+        """A sample: of each job, its point."""
+        for job, numbers in rows.items():
+            ring = self._rings.get(job)
+            if ring is None:
+                ring = self._rings[job] = _Ring()
+                if len(self._rings) > self._most:
+                    self._rings.popitem(last=False)
+            else:
+                self._rings.move_to_end(job)
+            ring.add(numbers, self._points)
 
     def series(self, job: int, since: float | None = None) -> UsageSeries:
         """All there is of a job, the newest sample included; with `since` (Unix seconds) only what is later."""
@@ -106,14 +120,17 @@ class History:
         return len(self._rings)
 
 
-def merge(rows: list[tuple[float, ...]]) -> tuple[float, ...]:
+def row(point: UsagePoint) -> Row:
+    return msgspec.structs.astuple(point)
+
+
+def merge(rows: list[Row]) -> Row:
     """Several samples as one: the mean of what is a share, the most of what is an amount, the last of what counts."""
-    shares, amounts = {"cpu_percent", "gpu_percent"}, {"memory", "gpu_memory", "processes"}
     return tuple(
-        sum(column) / len(column) if name in shares else max(column) if name in amounts else column[-1]
+        sum(column) / len(column) if name in _SHARES else max(column) if name in _AMOUNTS else column[-1]
         for name, column in zip(_NAMES, zip(*rows, strict=True), strict=True)
     )
 
 
 def _as(name: str, value: float) -> float | int:
-    return round(value, 3) if name in ("at", "cpu_percent", "cpu_seconds", "gpu_percent") else int(value)
+    return round(value, 3) if name in _SHARES or name in ("at", "cpu_seconds") else int(value)

@@ -7,16 +7,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from runyard.model.ids import RunKey
 from runyard.settings import Telemetry as Settings
 from runyard.telemetry.container import Container
 from runyard.telemetry.docker import Docker
 from runyard.telemetry.gpu import GpuSample, Nvml
-from runyard.telemetry.history import History, UsagePoint
+from runyard.telemetry.history import History, Row, UsagePoint, row
 from runyard.telemetry.host import Disk, HostMeter, HostSample, Memory, disks
 from runyard.telemetry.lane import Lane
 from runyard.telemetry.runs import RunFigures, RunMeter, Target
 from runyard.telemetry.section import Degraded, Section
+
+
+class RunSample(msgspec.Struct, frozen=True):
+    runs: dict[RunKey, RunFigures] = {}
+    jobs: dict[int, UsagePoint] = {}
+    """The same, added up by job."""
 
 
 class Telemetry:
@@ -44,7 +52,7 @@ class Telemetry:
         self.host: Section[tuple[HostSample, Memory] | None] = Section("host", self._take_host, None, *timing)
         self.disks: Section[list[Disk]] = Section("disks", self._take_disks, [], *timing)
         self.gpus: Section[GpuSample] = Section("gpus", self._take_gpus, GpuSample(), *timing)
-        self.runs: Section[dict[RunKey, RunFigures]] = Section("runs", self._take_runs, {}, *timing)
+        self.runs: Section[RunSample] = Section("runs", self._take_runs, RunSample(), *timing)
         self.containers: Section[list[Container]] = Section("containers", self._take_containers, [], *timing)
 
     @property
@@ -86,14 +94,20 @@ class Telemetry:
         self.gpus.kick()
         return await self.docker.containers(gpu_pids=bool(self.gpus.peek().processes))
 
-    async def _take_runs(self) -> dict[RunKey, RunFigures]:
+    async def _take_runs(self) -> RunSample:
         targets = self._targets()
         self.gpus.kick()
-        figures = await self._lane.run(lambda: self._run_meter.take(targets))
-        now = self._clock()
-        for job, point in usage(figures, self.gpus.peek(), now).items():
-            self.history.add(job, point)
-        return figures
+        gpus = self.gpus.peek()
+
+        def take() -> tuple[RunSample, dict[int, Row]]:
+            # With thousands of runs this takes a while: the loop has better things to do.
+            runs = self._run_meter.take(targets)
+            jobs = usage(runs, gpus, round(self._clock(), 3))
+            return RunSample(runs, jobs), {job: row(point) for job, point in jobs.items()}
+
+        sample, rows = await self._lane.run(take)
+        self.history.add(rows)
+        return sample
 
 
 def usage(figures: dict[RunKey, RunFigures], gpus: GpuSample, at: float) -> dict[int, UsagePoint]:
@@ -117,4 +131,5 @@ def total(runs: list[RunFigures], gpus: GpuSample, at: float) -> UsagePoint:
         processes=sum(run.processes for run in runs),
         gpu_percent=on_gpus.percent if on_gpus is not None else 0.0,
         gpu_memory=on_gpus.memory if on_gpus is not None else 0,
+        gpu_memory_percent=on_gpus.memory_percent if on_gpus is not None else 0.0,
     )

@@ -131,7 +131,7 @@ def _unclaimed(end: End) -> Ending:
         return Ending(Code.TASK_OTHER, "crash", _exit(end, "Signal", text or f"ended by {signal_name(end.signal)}"))
     if end.exit_code is not None:
         return Ending(Code.TASK_OTHER, "crash", _exit(end, "SystemExit", text or f"exit code {end.exit_code}"))
-    return Ending(Code.TASK_OTHER, "crash", _exit(end, "UnknownExit", text))
+    return Ending(Code.TASK_OTHER, "crash", _exit(end, "UnknownExit", text or "nobody could observe how it ended"))
 
 
 def _exit(end: End, name: str, text: str) -> dict[str, Any]:

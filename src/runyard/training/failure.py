@@ -48,6 +48,11 @@ def errinfo_of(detail: dict[str, Any]) -> dict[str, Any]:
     return info | {key: value for key, value in detail.items() if key not in {*_PLACE, *_SEED}}
 
 
+def seed_part(detail: dict[str, Any]) -> dict[str, Any]:
+    """What of a `detail` the document draws."""
+    return {key: value for key, value in detail.items() if key in _PLACE or key in _SEED}
+
+
 def outward(detail: dict[str, Any]) -> dict[str, Any]:
     """As other people may see it: files by their names alone."""
     if "filename" in detail:

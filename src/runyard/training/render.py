@@ -106,7 +106,7 @@ def _status(code: int, body: dict[str, Any]) -> tuple[str, dict[str, Any], dict[
     expand |= {key: body[key] for key in FACTS if key in body}
     seed: dict[str, Any] = {"code": int(code), "descr": english, "message": body.get("message") or body["status"]}
     if detail:
-        seed["detail"] = detail
+        seed["detail"] = failure.seed_part(detail)
     if detail or body.get("message"):
         text = body.get("message", "")
         expand["errinfo"] = failure.errinfo_of(detail) or {"err_code": int(code), "err_text": text}

@@ -10,7 +10,7 @@ import msgspec
 from runyard.model.message import ERROR, STATUS, Message
 from runyard.training.codes import Code, is_failure, text_of
 from runyard.training.envelope import Sender
-from runyard.training.operation import PAUSE, ROB, RUNCODE, STOP
+from runyard.training.operation import PAUSE, ROB, STOP
 
 
 class Stage(IntEnum):
@@ -68,7 +68,7 @@ class Task(msgspec.Struct, kw_only=True):
 
 
 #: The word for each code that says how it goes.
-WORDS = {
+WORDS: dict[int, str] = {
     Code.STARTING: "starting",
     Code.RUNNING: "running",
     Code.FINISHED: "finished",
@@ -84,15 +84,12 @@ WISHES = {STOP: Code.STOPPED, PAUSE: Code.PAUSED, ROB: Code.ROBBED}
 def told(task: Task, code: int, word: str | None = None, **more: Any) -> tuple[str, dict[str, Any]]:
     """Kind and body of a message in which the server tells how a task goes. `word` is its status; `more` is what there
     is besides: `uptime`, `memstat`, `message`, `detail`, `exit_code`, `log`."""
-    status = word or WORDS.get(Code(code) if code in set(Code) else Code.UNKNOWN, "error")
-    body = {"code": int(code), "status": status, "op": task.op, "text": text_of(code)[0]}
-    return (ERROR if is_failure(code) else STATUS), body | {key: value for key, value in more.items() if value}
+    status = word or WORDS.get(code, "error")
+    body: dict[str, Any] = {"code": int(code), "status": status, "op": task.op, "text": text_of(code)[0]}
+    body |= {key: value for key, value in more.items() if value not in (None, "", {}, [])}
+    return (ERROR if is_failure(code) else STATUS), body
 
 
 def is_told(message: Message) -> bool:
     """Whether the server says this about a task, and not the task itself."""
     return message.source == "server" and message.kind in (ERROR, STATUS) and "op" in message.body
-
-
-def is_runcode(task: Task) -> bool:
-    return task.phase == RUNCODE

@@ -23,9 +23,8 @@ from runyard.model.errors import Conflict, NotFound, RunyardError, Unavailable
 from runyard.service.targets import local_runs
 from runyard.settings import K12ai
 from runyard.telemetry.container import NAME, OP, USER, UUID, Container
-from runyard.telemetry.gpu import NO_USAGE, GpuSample, Usage
-from runyard.telemetry.runs import RunFigures, Target
-from runyard.telemetry.sampler import total
+from runyard.telemetry.gpu import GpuSample
+from runyard.telemetry.runs import Target
 from runyard.training.codes import Code, text_of
 from runyard.training.envelope import PLATFORM, VERSION, Sender
 from runyard.training.reply import Refusal, reply
@@ -167,8 +166,7 @@ class Platform:
         return found
 
     def _worded(self, figures: dict[str, Any]) -> dict[str, Any]:
-        gpus = figures.get("gpus", [])
-        return figures | {"gpus": gpus[0]} if self._settings.single_gpu_as_object and len(gpus) == 1 else figures
+        return stats.only_gpu(figures) if self._settings.single_gpu_as_object else figures
 
     def _containers(self, scope: Scope, caller: Caller | None) -> bytes:
         """As JSON. What everybody gets is made once for all who ask between two samples."""
@@ -186,32 +184,26 @@ class Platform:
         gpus = telemetry.gpus.peek()
         loads = [
             stats.container_fields(container, gpus) for container in self._seen_containers(scope, caller)
-        ] + self._job_loads(scope, caller, gpus)
+        ] + self._job_loads(scope, caller)
         body = _encode(loads)
         if everything:
             self._prepared = (made_from, body)
         return body
 
-    def _job_loads(self, scope: Scope, caller: Caller | None, gpus: GpuSample) -> list[Any]:
+    def _job_loads(self, scope: Scope, caller: Caller | None) -> list[Any]:
         host = self._telemetry.host.peek()
-        figures = self._telemetry.runs.peek()
         memory = host[1].total if host is not None else 0
-        loads = []
-        for record, targets in self._seen_jobs(scope, caller):
-            runs = [figures[target.run] for target in targets if target.run in figures]
-            share = _on_gpus(runs, gpus)
-            point = total(runs, gpus, 0.0) if runs else None
-            loads.append(stats.job_fields(record, point, memory, share.memory_percent))
-        return loads
+        jobs = self._telemetry.runs.peek().jobs
+        return [stats.job_fields(record, jobs.get(record.id), memory) for record, _ in self._seen_jobs(scope, caller)]
 
     def _services(self, scope: Scope, caller: Caller | None, gpus: GpuSample) -> list[Any]:
         """Tasks that run, for clients that look for theirs again."""
-        figures = self._telemetry.runs.peek()
+        jobs = self._telemetry.runs.peek().jobs
         found = [stats.container_service(container, gpus) for container in self._seen_containers(scope, caller)]
         for record, targets in self._seen_jobs(scope, caller):
             if OP in record.spec.labels:
-                runs = [figures[target.run] for target in targets if target.run in figures]
-                found.append(stats.job_service(record, targets[0].pid, _on_gpus(runs, gpus).memory))
+                point = jobs.get(record.id)
+                found.append(stats.job_service(record, targets[0].pid, 0 if point is None else point.gpu_memory))
         return found
 
     def _seen_jobs(self, scope: Scope, caller: Caller | None) -> list[tuple[JobRecord, list[Target]]]:
@@ -270,11 +262,11 @@ class Platform:
 
     async def _job(self, ref: str, caller: Caller) -> JobRecord | None:
         """The job that stands among the containers under that id or a unique beginning of it, or has that name."""
-        live = self._engine.reactor.jobs
         if len(ref) <= 12 and set(ref) <= set("0123456789abcdef"):
-            beginning = [job for job in live if stats.job_container(job).startswith(ref)]
-            if len(beginning) == 1:
-                return live[beginning[0]]
+            shown = {target.run.job for target in local_runs(self._engine)}
+            meant = [job for job in shown if stats.job_container(job).startswith(ref)]
+            if len(meant) == 1:
+                return self._engine.reactor.jobs[meant[0]]
         return await self._context.service.look_up(ref, caller.name)
 
     async def _cancel(self, record: JobRecord, caller: Caller, later: bool) -> None:
@@ -325,7 +317,3 @@ class Platform:
 
 def _sees_all(caller: Caller) -> bool:
     return caller.role is not Role.USER and caller.may_see("")
-
-
-def _on_gpus(runs: list[RunFigures], gpus: GpuSample) -> Usage:
-    return gpus.of({pid for run in runs for pid in run.pids}) if gpus.processes else NO_USAGE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -46,9 +46,7 @@ class Receiving:
         query = request.query_params
         queues = [key for key in query.get("key", "unknown").split(",") if key]
         if not 1 <= len(queues) <= MAX_KEYS or any(len(key) > MAX_KEY for key in queues):
-            raise refuse(
-                "key", len(queues), f"must be 1 to {MAX_KEYS} names of at most {MAX_KEY} characters"
-            )
+            raise refuse("key", len(queues), f"must be 1 to {MAX_KEYS} names of at most {MAX_KEY} characters")
         most = _number(query.get("max"), "max", 1, MOST, MOST)
         reader = self._reader(caller)
         if query.get("peek", "") in ("1", "true", "True"):
@@ -127,10 +125,19 @@ async def _sse(batches: AsyncIterator[Collection[Item]]) -> AsyncIterator[bytes]
     # Said at once, so that a client knows that the stream stands.
     yield b": k12ai\n\n"
     async for batch in batches:
-        yield (
-            b"".join(b"id: %d\nevent: %s\ndata: %s\n\n" % (item.seq, item.type.encode(), item.text) for item in batch)
-            or b":\n\n"
-        )
+        yield b"".join(_event(item, last) for item, last in _marked(batch)) or b":\n\n"
+
+
+def _marked(batch: Collection[Item]) -> Iterator[tuple[Item, bool]]:
+    """Each item, and whether it is the last one of its number: only behind that one a reader may go on."""
+    items = list(batch)
+    for place, item in enumerate(items):
+        yield item, place + 1 == len(items) or items[place + 1].seq != item.seq
+
+
+def _event(item: Item, last: bool) -> bytes:
+    mark = b"id: %d\n" % item.seq if last else b""
+    return b"%sevent: %s\ndata: %s\n\n" % (mark, item.type.encode(), item.text)
 
 
 async def _frames(batches: AsyncIterator[Collection[Item]]) -> AsyncIterator[bytes]:

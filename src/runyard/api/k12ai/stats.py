@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -179,7 +180,7 @@ def container_fields(container: Container, gpus: GpuSample) -> dict[str, Any]:
     )
 
 
-def job_fields(record: JobRecord, point: UsagePoint | None, host_memory: int, gpu_memory_percent: float) -> Any:
+def job_fields(record: JobRecord, point: UsagePoint | None, host_memory: int) -> dict[str, Any]:
     """A job as if it were a container; `point` is None while nothing of it has been measured."""
     return _load(
         job_container(record.id),
@@ -188,7 +189,7 @@ def job_fields(record: JobRecord, point: UsagePoint | None, host_memory: int, gp
         point.memory if point is not None else 0,
         record.spec.limits.memory or host_memory,
         point.gpu_percent if point is not None else 0.0,
-        gpu_memory_percent,
+        point.gpu_memory_percent if point is not None else 0.0,
         point.gpu_memory if point is not None else 0,
     )
 
@@ -244,6 +245,7 @@ def _service(key: str, labels: Mapping[str, str], pid: int, started: str, gpu_me
     }
 
 
+@lru_cache(maxsize=4096)
 def job_container(job: int) -> str:
     """The id that a job has among containers: twelve hexadecimal digits, the same at any time."""
     return hashlib.blake2s(str(job).encode(), digest_size=6).hexdigest()
@@ -255,6 +257,12 @@ def job_labels(record: JobRecord) -> dict[str, str]:
     if NAME in labels or OP in labels:
         return labels
     return {USER: record.owner, UUID: record.spec.name or str(record.id)}
+
+
+def only_gpu(figures: dict[str, Any]) -> dict[str, Any]:
+    """With the GPU of a host that has one in place of the list, as the releases of 2020 show it."""
+    gpus = figures.get("gpus", [])
+    return figures | {"gpus": gpus[0]} if len(gpus) == 1 else figures
 
 
 def shown(value: Any) -> str:

@@ -177,7 +177,7 @@ async def _permitted(request: AnyRequest, caller: Caller, project: Project) -> t
     steps = []
     for step in project.steps:
         for need in step.needs:
-            other = await service.look_up(need.job if isinstance(need, Dependency) else need)
+            other = await service.look_up(need.job if isinstance(need, Dependency) else need, caller.name)
             if other is None:
                 raise refuse(f"steps.{step.container}.needs", need, "no such job: give the id or the name of one")
             if caller.role is Role.USER:

@@ -38,6 +38,8 @@ class RunUsage(msgspec.Struct, kw_only=True):
     gpu_percent: float
     gpu_memory: int
     """Bytes."""
+    gpu_memory_percent: float
+    """Share of the time in which device memory was read or written."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
@@ -79,7 +81,7 @@ async def show_usage(
         raise refuse("since", since, "must be a number of seconds")
     record = await find_seen(request, ref)
     telemetry = context_of(request).telemetry
-    figures = await telemetry.runs.ask() if record.active else {}
+    figures = (await telemetry.runs.ask()).runs if record.active else {}
     gpus = telemetry.gpus.peek()
     runs = []
     for index, replica in enumerate(record.replicas):

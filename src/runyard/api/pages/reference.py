@@ -28,6 +28,19 @@ _FLUX = [
     ("POST", "/v1/token", "An access token for a request that is signed with the shared secret"),
     ("POST", "/v1/login/access-token", "An access token for name and password (OAuth 2)"),
 ]
+_K12AI = [
+    (
+        "POST",
+        "/k12ai/framework/{task}",
+        "Start or stop a task: train, evaluate, predict, or execute for all; schema, memstat",
+    ),
+    ("POST", "/k12ai/platform/stats", "How the host, its GPUs and containers are doing"),
+    ("POST", "/k12ai/platform/control", "Stop a container"),
+    ("GET", "/k12ai/private/popmsg", "Take messages out of a queue; with wait as a long poll, with peek they stay"),
+    ("GET", "/k12ai/stream", "Messages as server-sent events"),
+    ("GET", "/k12ai/jobs", "List tasks"),
+    ("GET", "/k12ai/services", "List frameworks"),
+]
 
 
 @cache
@@ -41,4 +54,4 @@ def groups() -> list[Group]:
         for method, operation in methods.items()
         if isinstance(operation, dict) and method in ("get", "post", "put", "patch", "delete")
     ]
-    return [Group("Native", native), Group("Flux RESTful", _FLUX)]
+    return [Group("Native", native), Group("Flux RESTful", _FLUX), Group("K12AI", _K12AI)]
