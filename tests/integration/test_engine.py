@@ -105,12 +105,12 @@ def test_an_ended_job_is_remembered_until_it_is_changed(tmp_path: Path) -> None:
         def first(outcomes: list[JobDoc | RunyardError]) -> JobDoc | RunyardError:
             return outcomes[0]
 
-        async def finished() -> JobRecord:
+        async def finished(number: int) -> JobRecord:
             await wait_until_async(lambda: executor.live)
             executor.advance(1)
             assert await engine.ended(number, 20)
-            record = await service.find(job.id)
-            assert record.state is State.SUCCEEDED and await service.find(job.id) is record
+            record = await service.find(str(number))
+            assert record.state is State.SUCCEEDED and await service.find(str(number)) is record
             return record
 
         try:
@@ -118,10 +118,10 @@ def test_an_ended_job_is_remembered_until_it_is_changed(tmp_path: Path) -> None:
                 job = await service.submit([JobSpec(command=["true"])], first, origin="native", owner="me")
                 assert isinstance(job, JobDoc)
                 number = int(job.id)
-                record = await finished()
+                record = await finished(number)
                 await service.restart(record)
                 assert (await service.find(job.id)).state is not State.SUCCEEDED
-                again = await finished()
+                again = await finished(number)
                 # What was given out stays as it was.
                 assert (record.replicas[0].attempt, again.replicas[0].attempt) == (1, 2)
                 # Removed past the engine, as retention does it.

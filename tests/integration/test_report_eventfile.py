@@ -30,7 +30,7 @@ def _field(number: int, value: Any) -> bytes:
         return _varint(number << 3) + _varint(value)
     if isinstance(value, float):
         return _varint(number << 3 | 1) + struct.pack("<d", value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return _varint(number << 3 | 2) + _varint(len(value)) + bytes(value)
 
 
 def _float(number: int, value: float) -> bytes:

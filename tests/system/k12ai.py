@@ -90,10 +90,10 @@ class Door:
         assert {"code", "descr", "message"} <= value.keys()
         return value
 
-    def pop(self, *queues: str, **query: Any) -> list[Json]:
+    def pop(self, *queues: str, **query: Any) -> list[Any]:
         answer = self.http.get("/k12ai/private/popmsg", params={"key": ",".join(queues)} | query)
         assert answer.status_code == 200, answer.text
-        found: list[Json] = answer.json()
+        found: list[Any] = answer.json()
         return found
 
     def project(self) -> Project:

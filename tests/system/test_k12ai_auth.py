@@ -60,8 +60,8 @@ def test_who_may_start_and_stop(clients: Clients) -> None:
     assert start(clients["viewer"], "viewer", "p1") == (403, 100199)
     assert start(clients["ann-reads"], "ann", "p1") == (403, 100199)
     assert start(clients["ann"], "bob", "p1") == (403, 100199)
-    wait = {"service_params": {"wait": "/no/such/file"}}
-    assert start(clients["ann"], "ann", "p1", **wait) == (200, OK)
+    wait = {"wait": "/no/such/file"}
+    assert start(clients["ann"], "ann", "p1", service_params=wait) == (200, OK)
     assert start(clients["bob"], "ann", "p1", "train.stop") == (403, 100199)
     assert start(clients["root"], "ann", "p1", "train.stop") == (200, OK)
 

@@ -32,7 +32,9 @@ with report.run():
     for step in range(1, 51):
         report.metrics(loss=1 / step, step=step)
     report.metrics(samples=1437)
+    print("before", flush=True)
     wait("more")
+    print("after", flush=True)
     report.metrics(loss=0.005, accuracy=0.5, step=51)
     report.metrics(accuracy=float("nan"), step=52)
     report.metrics(accuracy=0.875, step=53)
@@ -51,6 +53,15 @@ def training(client: Client, folder: Path) -> str:
     return client.submit(command=[sys.executable, str(file), str(folder)], name=f"training-{folder.name}").id
 
 
+def turn(page: Page, hidden: bool) -> None:
+    """As if another tab came to the front, or this one again."""
+    page.evaluate(
+        "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        hidden,
+    )
+
+
 def test_curves_messages_and_use_are_drawn_as_they_come(page: Page, client: Client, tmp_path: Path) -> None:
     job = training(client, tmp_path)
     page.goto(f"/job/{job}")
@@ -63,7 +74,10 @@ def test_curves_messages_and_use_are_drawn_as_they_come(page: Page, client: Clie
     loss.get_by_role("img").hover(position={"x": 1, "y": 50})
     expect(loss.locator("output")).to_have_text("1 at 1 steps")
 
+    # While another tab is in front, nothing is read; what was missed is there afterwards.
+    turn(page, hidden=True)
     (tmp_path / "more").touch()
+    turn(page, hidden=False)
     expect(loss.get_by_role("img")).to_have_attribute("aria-label", "loss: from 0.005 to 1, last 0.005")
     accuracy = curves.locator(".chart", has_text="accuracy")
     expect(accuracy.locator("output")).to_have_text("0.875")
@@ -85,6 +99,8 @@ def test_curves_messages_and_use_are_drawn_as_they_come(page: Page, client: Clie
     expect(trace.locator("tr").last).to_contain_text('raise ZeroDivisionError(f"the rate is {rate}")')
     expect(trace.locator("tr").first).to_contain_text("learn(0)")
     expect(page.locator("#state")).to_have_text("failed")
+
+    expect(page.locator("#output-stdout")).to_have_text("before\nafter\n")
 
     # Everything is there for whoever comes later.
     page.reload()

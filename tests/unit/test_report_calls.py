@@ -12,6 +12,7 @@ import pytest
 from runyard import report
 from runyard.model.metrics import metrics_body
 from runyard.report import facade, picture, plain
+from runyard.report.channel import Channel
 from tests.recorder import Recorder, recording
 
 
@@ -144,7 +145,7 @@ def test_an_error_that_is_no_exception_says_where_it_was(told: Recorder) -> None
 
 def test_outside_a_job_nothing_happens() -> None:
     facade.reset()
-    facade._channel = facade.Channel("")
+    facade._channel = Channel("")
     try:
         assert not report.active()
         report.metrics(loss=object())

@@ -8,12 +8,14 @@ import pytest
 
 from runyard.report import failure
 
+NOTHING: dict[str, float] = {}
+
 
 def _fails(depth: int) -> None:
     if depth:
         _fails(depth - 1)
     else:
-        {}["lr"]
+        NOTHING["lr"]
 
 
 def _caught(depth: int) -> KeyError:
@@ -29,14 +31,14 @@ def test_an_exception_with_its_frames_outermost_first() -> None:
     assert (detail["exc_type"], detail["exc_text"]) == ("KeyError", "'lr'")
     frames = detail["traceback"]
     assert [frame["funcname"] for frame in frames] == ["_caught", "_fails", "_fails"]
-    assert [frame["source"] for frame in frames] == ["_fails(depth)", "_fails(depth - 1)", '{}["lr"]']
+    assert [frame["source"] for frame in frames] == ["_fails(depth)", "_fails(depth - 1)", 'NOTHING["lr"]']
     assert all(frame["filename"] == __file__ and frame["linenum"] > 0 for frame in frames)
 
 
 def test_of_a_long_traceback_both_ends_stay() -> None:
     frames = failure.of_exception(_caught(300))["traceback"]
     assert len(frames) == failure.FIRST + failure.LAST
-    assert (frames[0]["funcname"], frames[-1]["source"]) == ("_caught", '{}["lr"]')
+    assert (frames[0]["funcname"], frames[-1]["source"]) == ("_caught", 'NOTHING["lr"]')
 
 
 def test_an_exception_that_can_not_say_what_it_is() -> None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, SupportsFloat
 
 from runyard.report.channel import Channel
 
@@ -72,7 +72,12 @@ def active() -> bool:
 
 @_quiet
 def metrics(
-    values: Mapping[str, Any] | None = None, /, *, step: float | None = None, category: str | None = None, **more: Any
+    values: Mapping[str, Any] | None = None,
+    /,
+    *,
+    step: SupportsFloat | None = None,
+    category: str | None = None,
+    **more: Any,
 ) -> None:
     """Numbers by name, such as `metrics(loss=0.4, accuracy=0.9, step=120)`. `category` is `train`, `val`, …"""
     from runyard.report.plain import number
@@ -86,7 +91,7 @@ def metrics(
 
 
 @_quiet
-def scalar(title: str, value: Any, *, step: float | None = None, category: str = "train") -> None:
+def scalar(title: str, value: Any, *, step: SupportsFloat | None = None, category: str = "train") -> None:
     """One point of the chart `<category>_<title>`. `value` is a number, or several curves: `{"train": …, "val": …}`."""
     from runyard.report.plain import number
 
@@ -99,7 +104,7 @@ def scalar(title: str, value: Any, *, step: float | None = None, category: str =
 
 
 @_quiet
-def image(title: str, picture: Any, *, step: float | None = None, category: str = "train") -> None:
+def image(title: str, picture: Any, *, step: SupportsFloat | None = None, category: str = "train") -> None:
     """A picture: an array (height x width, or with channels), an image of Pillow, a figure of matplotlib, a path, or
     the bytes of a PNG or JPEG. An SVG or an address may be given as text. A large one is made smaller."""
     from runyard.report.picture import encode
@@ -109,7 +114,9 @@ def image(title: str, picture: Any, *, step: float | None = None, category: str 
 
 
 @_quiet
-def matrix(title: str, rows: Any, *, step: float | None = None, category: str = "train", labels: Any = None) -> None:
+def matrix(
+    title: str, rows: Any, *, step: SupportsFloat | None = None, category: str = "train", labels: Any = None
+) -> None:
     """Rows of numbers, such as a confusion matrix; `labels` names the classes."""
     from runyard.report import plain
 
@@ -118,12 +125,12 @@ def matrix(title: str, rows: Any, *, step: float | None = None, category: str = 
 
 
 @_quiet
-def text(title: str, value: Any, *, step: float | None = None, category: str = "train") -> None:
+def text(title: str, value: Any, *, step: SupportsFloat | None = None, category: str = "train") -> None:
     """A text or number with a title: progress (0 to 100) in `progress`, time that is left in `remain_time`."""
     _item("text", title, str(value), step, category)
 
 
-def _item(kind: str, title: str, payload: Any, step: float | None, category: str, **more: Any) -> None:
+def _item(kind: str, title: str, payload: Any, step: SupportsFloat | None, category: str, **more: Any) -> None:
     from runyard.report.plain import number
 
     data = {"title": f"{category}_{title}", "payload": payload, **more}

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 GROUP = "runyard.services"
 #: Runs Python code that comes with the request (spec 4.4).
 RUNCODE = "k12pyr"
-_HOOKS = ("prepare", "command", "environ", "map_error", "finish", "schema", "memstat")
+_HOOKS = ("prepare", "command", "environ", "map_error", "schema", "memstat")
 
 
 class TaskJob(msgspec.Struct, frozen=True, kw_only=True):

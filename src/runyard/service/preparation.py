@@ -31,6 +31,8 @@ from runyard.training.template import fill
 #: Labels of a task's job (spec 3.5).
 LABEL = "k12ai.service."
 MAX_CODE = 1_000_000
+#: Seconds in which a relay may end the task on the other side, beyond the usual grace.
+RELAY_GRACE = 30.0
 #: Everything that a project was trained with: what later phases and a resume begin with.
 _STORED = "stored.json"
 
@@ -188,7 +190,7 @@ def _job(framework: Framework, ask: Ask, job: TaskJob, places: Places, settings:
         resources=Resources(cores_per_task=limits.cores, gpus_per_task=limits.gpus, memory=limits.memory),
         limits=Limits(memory=limits.memory or None),
         time_limit=limits.timeout_s or None,
-        stop=Stop(grace=settings.stop_grace),
+        stop=Stop(grace=settings.stop_grace + (RELAY_GRACE if service.agent else 0.0)),
         priority=service.priority,
         labels={LABEL + key: value for key, value in labels.items()},
         output=Output(max_size=settings.output_max or None),

@@ -175,7 +175,7 @@ async function lookAtMessages(section) {
   section.dataset.shown = text;
 }
 
-// Calls `tell` for each message of the job, while the page is seen: a browser has few connections for all of its pages.
+// Calls `tell` for each message of the job, while the page is seen.
 function follow(url, tell, over) {
   let source = null;
   let last = null;
@@ -198,7 +198,7 @@ function follow(url, tell, over) {
 
   function turn() {
     if (!document.hidden) open();
-    else source.close();
+    else source?.close();
   }
 
   document.addEventListener("visibilitychange", turn);

@@ -1,5 +1,6 @@
 // Keeps what a page shows up to date: parts are rendered by the server and fetched anew when an event says that something
-// has changed; output is read on from where the page ends.
+// has changed; output is read on from where the page ends. While nobody sees the page nothing is read: a browser has six
+// connections to one server for all of its pages together.
 "use strict";
 
 const PAUSE = 150; // ms between an event and the look at what has changed: events come in bunches
@@ -27,7 +28,10 @@ function followPart(part) {
         const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
         part.innerHTML = await answer.text();
         if (focused) document.getElementById(focused)?.focus();
-        if (source && part.querySelector('[data-ended="yes"]')) source.close();
+        if (part.querySelector('[data-ended="yes"]')) {
+          document.removeEventListener("visibilitychange", turn);
+          source?.close();
+        }
       }
     } catch {
       // The server is away: the next connection brings a new look.
@@ -49,12 +53,38 @@ function followPart(part) {
     }
   }
 
-  source = new EventSource(part.dataset.live);
-  for (const type of part.dataset.types.split(" ")) source.addEventListener(type, soon);
-  let opened = false;
-  source.addEventListener("open", () => {
-    if (opened) soon(); // something may have been missed
-    opened = true;
+  function open() {
+    source = new EventSource(part.dataset.live);
+    for (const type of part.dataset.types.split(" ")) source.addEventListener(type, soon);
+    let opened = false;
+    source.addEventListener("open", () => {
+      if (opened) soon(); // something may have been missed
+      opened = true;
+    });
+  }
+
+  function turn() {
+    if (document.hidden) {
+      source?.close();
+    } else {
+      open();
+      soon();
+    }
+  }
+
+  document.addEventListener("visibilitychange", turn);
+  if (!document.hidden) open();
+}
+
+function seen() {
+  return new Promise((wake) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      wake();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
   });
 }
 
@@ -77,8 +107,12 @@ async function followOutput(pane) {
   }
 
   for (;;) {
+    await seen();
+    const stop = new AbortController();
+    const turn = () => document.hidden && stop.abort();
+    document.addEventListener("visibilitychange", turn);
     try {
-      const answer = await fetch(`${pane.dataset.follow}&offset=${offset}`);
+      const answer = await fetch(`${pane.dataset.follow}&offset=${offset}`, { signal: stop.signal });
       if (answer.status < 500 && !answer.ok) return;
       const reader = answer.body.getReader();
       for (;;) {
@@ -89,7 +123,10 @@ async function followOutput(pane) {
       }
     } catch {
       // The connection has broken: go on from where it did.
+    } finally {
+      document.removeEventListener("visibilitychange", turn);
     }
+    if (stop.signal.aborted) continue;
     if (document.querySelector('[data-ended="yes"]')) return;
     await new Promise((wake) => setTimeout(wake, 1000));
   }
