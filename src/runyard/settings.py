@@ -137,7 +137,7 @@ class Flux(Section, frozen=True):
     strict: bool = False
     """A job whose working folder is missing fails, instead of running in `/tmp` as in Flux."""
     on_stop: Literal["keep", "cancel"] = "keep"
-    """What becomes of the jobs when the service is stopped by request: they live on under the agent, or are cancelled."""
+    """What becomes of the jobs when the service is stopped by request: they live on under the agent, or end."""
     stop_command: list[str] = []
     """A program and its arguments, run when the service is stopped by request: it may bring a cluster down."""
 
@@ -274,8 +274,8 @@ class Telemetry(Section, frozen=True):
     gpus: bool = True
     """Ask NVIDIA's driver, where there is one."""
     docker: str = ""
-    """Address of a Docker Engine: `unix:///path`, `tcp://host:port` or `none`; empty means `DOCKER_HOST`, else the usual
-    socket."""
+    """Address of a Docker Engine: `unix:///path`, `tcp://host:port` or `none`; empty means `DOCKER_HOST`, else the
+    usual socket."""
     metrics_jobs: Count = 100
     """Jobs with figures of their own in `/metrics`: those that use most."""
 

@@ -180,7 +180,7 @@ def test_inputs_are_refused_with_their_codes(programs: dict[str, Any], tmp_path:
     shutil.copy(text, tmp_path / "bad.tsv")
     (tmp_path / "other.tsv").write_text("music\tA song.\n" * 5)
     (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00")
-    for phase, config, code in [
+    refusals: list[tuple[str, dict[str, Any], int]] = [
         ("predict", {}, 100213),
         ("predict", {"input_text": 3}, 100215),
         ("predict", {"input_text": " \n"}, 100215),
@@ -189,7 +189,8 @@ def test_inputs_are_refused_with_their_codes(programs: dict[str, Any], tmp_path:
         ("train", {"data.path": str(tmp_path / "other.tsv")}, 100212),
         ("train", {"data.path": str(tmp_path / "binary.tsv")}, 100212),
         ("evaluate", {"input_file": str(tmp_path / "other.tsv")}, 100231),
-    ]:
+    ]
+    for phase, config, code in refusals:
         with pytest.raises(refused) as found:
             run_phase(programs, "k12nlp", phase, tmp_path, **config)
         assert found.value.code == code, (phase, config)

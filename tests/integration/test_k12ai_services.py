@@ -65,7 +65,8 @@ def test_a_class_with_hooks(tmp_path: Path) -> None:
 def test_a_record_without_hooks() -> None:
     assert made("a", {"commands": {"train": ["x"]}}).service.commands == {"train": ["x"]}
     assert made("a", Service(agent="http://h")).service.agent == "http://h"
-    for bad in (5, {"commands": {}}, type("Empty", (), {})):
+    unusable: list[Any] = [5, {"commands": {}}, type("Empty", (), {})]
+    for bad in unusable:
         with pytest.raises(ConfigError):
             made("a", bad)
 

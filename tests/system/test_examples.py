@@ -53,6 +53,12 @@ def process(job: JobDoc) -> int:
     return run.pid
 
 
+def curves(server: Server) -> dict[str, int]:
+    """Names and numbers of points."""
+    found = server.get("/api/v1/jobs/digits/metrics").json()["items"]
+    return {curve["name"]: curve["count"] for curve in found}
+
+
 def health(port: int) -> int:
     """The pid that the service itself answers with; 0 while it does not answer."""
     try:
@@ -103,6 +109,9 @@ def test_the_examples_run_and_survive_their_server(server: Server, client: Clien
     losses = [float(loss) for _, loss, _ in epochs]
     assert losses[-1] < losses[0] / 4 and float(epochs[-1][2]) > 0.95
     assert text.rstrip().splitlines()[-1] == f"done: accuracy {epochs[-1][2]} on the held-out images"
+
+    # The rules of jobs.toml have made curves of those lines, and lost none over the death of the server.
+    ask_until(lambda: curves(server), lambda found: found == {"loss": 40, "accuracy": 40}, 60, "the curves of digits")
 
     # Ended jobs are there after another death, too.
     server.kill()

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.system.accounts import PASSWORD, Crowd
 from tests.system.k12ai import OK, Door, codes, serve_door
@@ -83,6 +85,9 @@ def test_everybody_pops_ones_own(clients: Clients, server: Server) -> None:
     assert story(clients["root"], server, "mine") == [100001, 100002, 100003]
     for name, path in (("nobody", "/k12ai/private/popmsg"), ("nobody", "/k12ai/stream"), ("nobody", "/k12ai/jobs")):
         assert clients[name].get(path).status_code == 401
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"ws://127.0.0.1:{server.port}/k12ai/ws").close()
+    assert caught.value.response.status_code == 401
     assert clients["viewer"].get("/k12ai/private/popmsg").status_code == 403
     assert clients["ann"].get("/k12ai/private/dead").status_code == 403
     seen = clients["bob"].get("/k12ai/jobs").json().get("data", [])

@@ -19,7 +19,7 @@ STORY = [100001, 100002, 100003]
 
 def test_nothing_is_lost_or_told_twice_when_the_server_is_killed(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    with receiving() as receiver, redis_server(tmp_path) as redis_url:
+    with receiving() as receiver, receiving() as refusing, redis_server(tmp_path) as redis_url:
         more = (
             f'redis_url = "{redis_url}"\ncallbacks = ["shared={receiver.url}"]\n'
             f'callback_secret = "{SECRET}"\nemit_status = true\n'
@@ -33,7 +33,11 @@ def test_nothing_is_lost_or_told_twice_when_the_server_is_killed(tmp_path: Path)
             params = {"say": [{"type": "metrics", "body": {"loss": 1}}], "wait": str(go)}
             assert project.ask("train.start", params, callback_url=url) == OK
             project.until(100002)
+            others = [door.project() for _ in range(4)]
+            for other in others:
+                assert other.ask("train.start") == OK
             door.http.close()
+            # In the middle of the others' beginning.
             server.kill()
             # It ends while nobody is there to tell.
             go.touch()
@@ -42,11 +46,15 @@ def test_nothing_is_lost_or_told_twice_when_the_server_is_killed(tmp_path: Path)
             project.door = door
             project.until(100003)
             assert project.codes() == STORY
+            for other in others:
+                other.door = door
+                other.until(100003)
+                assert other.codes() == STORY
             assert [message["status"]["value"] for message in project.of("status")] == ["starting", "running", "exit"]
             assert project.ask("train.stop") == 100205
             told(receiver, project.uuid)
             in_redis(redis_url, project.uuid)
-            given_up(door, receiver)
+            given_up(door, refusing)
             door.http.close()
         finally:
             server.close()
@@ -81,11 +89,11 @@ def in_redis(url: str, uuid: str) -> None:
         assert client.llen("shared.metrics") == 1
 
 
-def given_up(door: Door, receiver: Receiver) -> None:
+def given_up(door: Door, refusing: Receiver) -> None:
     """A message that is refused for good is a dead letter; so is that of a task that could not begin."""
     project = door.project()
-    receiver.answers += [404]
-    assert project.ask("predict.start", service_name="k12pyr", callback_url=f"{receiver.url}?of=dead") == OK
+    refusing.answers += [404]
+    assert project.ask("predict.start", service_name="k12pyr", callback_url=refusing.url) == OK
     project.until(100902)
 
     def letters() -> list[Json]:

@@ -81,7 +81,7 @@ def test_a_launch_of_several_tasks() -> None:
 
 def test_one_task_is_one_process_as_ever() -> None:
     launch = start([Share("a", [], [], 0)], {})
-    assert launch.tasks is None and launch.env == {}
+    assert launch.tasks is None and launch.env == {"RUNYARD_REPORT": "/o.rep"}
     whole = start([Share("a", [0, 1, 2], [], 0, exclusive=True, tasks=2)], {}, tasks=2, exclusive=True)
     assert whole.tasks == Tasks([Place(2, [0, 1, 2], None)], 30.0)
 

@@ -85,7 +85,7 @@ def test_resources_who_holds_them_position_and_likely_start() -> None:
             "kind": "job",
             "job": str(holder),
             "name": "train",
-                "owner": "me",
+            "owner": "me",
             "holds": [{"node": "n", "cores": [0, 1, 2], "gpus": [0], "memory": 0}],
             "until": "2026-01-05T00:01:40+00:00",
         }

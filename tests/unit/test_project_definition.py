@@ -128,7 +128,7 @@ def test_every_spelling_is_read() -> None:
 
 
 def test_files_become_values_that_json_has() -> None:
-    text = "a: .inf\nb: 99999999999999999999\nc: 2020-01-01\nd: !!set {x}\n1: \"\\ud800\"\ne: [&x {y: null}, *x]\n"
+    text = 'a: .inf\nb: 99999999999999999999\nc: 2020-01-01\nd: !!set {x}\n1: "\\ud800"\ne: [&x {y: null}, *x]\n'
     expected = {"a": None, "b": "9" * 20, "c": "2020-01-01", "d": ["x"], "1": "?", "e": [{"y": None}, {"y": None}]}
     assert read_yaml(text, "x") == expected
 

@@ -233,6 +233,8 @@ class Queues:
             if upto <= after or not page:
                 break
             after = upto
+            # Rendering a page takes milliseconds: others get their turn.
+            await asyncio.sleep(0)
         return found
 
     # Out, as a stream -------------------------------------------------------------------------------------------------

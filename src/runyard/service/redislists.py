@@ -37,9 +37,7 @@ class RedisLists:
         self._queues, self._engine = queues, engine
         self._url, self._expiry = settings.redis_url, max(1, int(settings.queue_expiry))
         if self._url and importlib.util.find_spec("redis") is None:
-            raise ConfigError(
-                "doors.k12ai.redis_url: the package redis is missing: pip install 'runyard[redis]'"
-            )
+            raise ConfigError("doors.k12ai.redis_url: the package redis is missing: pip install 'runyard[redis]'")
         if self._url and not self._url.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigError("doors.k12ai.redis_url: must be an address such as redis://127.0.0.1:6379/0")
         self._task: asyncio.Task[None] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from runyard.core.inputs import Cancel, Tick
+from runyard.core.inputs import Cancel
 from runyard.core.record import JobRecord
 from runyard.model.errors import Conflict, Expired, Forbidden, NotFound, RunyardError
 from runyard.model.ids import RunKey
@@ -123,7 +123,6 @@ class Tasks:
     def _noticed(self, task: Task, event: str) -> None:
         if event == "job.deleted":
             self._forget(task)
-            self._engine.put(Tick())
             return
         key = self._key(task.user, task.uuid, task.phase)
         if event == "job.restarted" and not task.live and key not in self._live and key not in self._starting:
@@ -348,10 +347,13 @@ class Tasks:
             said = [] if task.says_running else [told(task, Code.RUNNING)]
             await self._say(task, Stage.RUNNING, *said)
         if record is None or record.state in ENDED:
-            await self._engine.ended(task.job, PATIENCE)
+            while not await self._engine.ended(task.job, PATIENCE):
+                if self._engine.closing:
+                    return
             await self._collector.drained(task.job, PATIENCE)
             record = self._engine.store.job(task.job)
-            await self._tell_end(task, record)
+            if record is None or record.state in ENDED:
+                await self._tell_end(task, record)
 
     async def _tell_end(self, task: Task, record: JobRecord | None) -> None:
         if record is None:
