@@ -7,7 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Of pytest: servers and children wait more than they compute.
+# Of pytest: servers and children wait more than they compute. Files go in their order, for the unit tests, which are many
+# and quick, to fill the end.
 WORKERS ?= $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n < 4 ? n : 4 )))
 STAMP := $(VENV)/.ready
 FLUX_CLIENT := .flux-client
@@ -103,7 +104,7 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 
 test: setup check redis graphviz chromium flux-client
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
 
 # Servers, agents, databases and browsers crowd few cores: a handful of tests that failed in the crowd is tried once more,
 # alone. What fails again fails, and what passes only now is named, for it wants mending.

@@ -38,7 +38,7 @@ from runyard.model.ids import RunKey
 
 #: Runs spawned before the loop looks at anything else.
 BURST = 16
-#: Runs for each of which the agent looks whether it has left anything.
+#: Runs for each of which the agent looks whether it has left anything; for more, one sweep costs less.
 FEW = 64
 #: Seconds between looks for orphans that have ended.
 ORPHANS = 2.0
@@ -475,7 +475,6 @@ class Runs:
             self.exited(run, at, code, number, reason, cpu_seconds, max_rss)
 
     def _alone(self, run: Run) -> bool:
-        # One sweep for many costs less than a look for each.
         return self.live <= FEW and self._sweeper.alone(run, self._by_pid.keys() | {self.warm.pid})
 
     def _gone(self, run: Run) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 DOOR, CURSOR = "collector", "collector"
 #: Seconds between looks at a run: the first one, the shortest, the longest.
 FIRST, QUICK, SLOW = 0.2, 0.05, 1.0
+#: Seconds between moments at which runs are looked at: together they cost less than one by one.
+TICK = 0.02
 #: Runs looked at in one go.
 TOGETHER = 256
 #: Seconds between two notes of the cursor, and before another attempt when the store could not write.
@@ -190,14 +193,17 @@ class Collector:
         tail.crashed = bool(crashed) if replica is None else bool(replica.exit_code)
         watched.ended_after = after
         self._ending.setdefault(tail.run.job, set()).add(tail.run)
-        self._plan(tail.run, 0.0)
+        self._plan(tail.run, TICK / 2)
 
     def _plan(self, run: RunKey, delay: float) -> None:
-        due = (self._clock() + delay, run)
-        heapq.heappush(self._due, due)
-        if self._due[0] == due:
+        """`delay` is in seconds; what is due in the same tick is due at the same moment. 0 is at once."""
+        at = self._clock() + delay
+        if delay > 0:
+            at = math.ceil(at / TICK) * TICK
+        if not self._due or at < self._due[0][0]:
             # Whoever sleeps, sleeps for longer.
             self._wake.set()
+        heapq.heappush(self._due, (at, run))
 
     # Reading ------------------------------------------------------------------------------------------------------
 
