@@ -196,10 +196,13 @@ def test_pictures_are_unpacked(door: Door) -> None:
     assert Path(path).read_bytes() == b"PNG"
 
 
-def test_a_service_that_says_itself_that_it_runs(door: Door) -> None:
-    project = door.project()
+def test_a_service_that_says_itself_that_it_runs(door: Door, tmp_path: Path) -> None:
+    project, go = door.project(), tmp_path / "go"
     said = [{"type": "status", "body": {"status": "running", "memstat": {"app_cpu_memory_usage_MB": 1.0}}}]
-    assert project.ask("train.start", {"say": said}, service_name="speaks") == OK
+    assert project.ask("train.start", {"say": said, "wait": str(go)}, service_name="speaks") == OK
+    query = {"service_uuid": project.uuid}
+    wait_until(lambda: door.http.get("/k12ai/jobs", params=query).json()["data"][0]["code"] == 100002)
+    go.touch()
     project.until(100003)
     assert project.codes() == [100001, 100002, 100003]
     assert project.of("error")[1]["data"]["expand"]["memstat"]

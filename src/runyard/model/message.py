@@ -56,10 +56,10 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     rank: int | None = None
 
 
-def check_kind(text: str) -> str:
-    """Raises InvalidInput."""
+def check_kind(text: str, field: str = "kind") -> str:
+    """Raises InvalidInput about `field`."""
     if not _KIND.fullmatch(text):
-        raise refuse("kind", text, "must be a word of 1 to 32 small letters, digits, `_`, `.`, `-`: metrics, error, …")
+        raise refuse(field, text, "must be a word of 1 to 32 small letters, digits, `_`, `.`, `-`: metrics, error, …")
     return text
 
 

@@ -385,6 +385,9 @@ class Tasks:
             task.stage, task.last = stage, appended.last
             if messages:
                 task.code = messages[0][1]["code"]
+            elif stage is Stage.RUNNING:
+                # The program says so itself.
+                task.code = Code.RUNNING
             self._save(batch, task)
 
         try:

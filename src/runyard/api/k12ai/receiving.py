@@ -105,7 +105,8 @@ class Receiving:
         caller = caller_of(request)
         caller.must_read()
         query = request.query_params
-        types = frozenset(check_kind(word.strip()) for word in query.get("types", "").split(",") if word.strip())
+        words = (word.strip() for word in query.get("types", "").split(","))
+        types = frozenset(check_kind(word, "types") for word in words if word)
         last = request.headers.get("last-event-id", query.get("after", "latest"))
         after: int | None = self._queues.position()
         if last != "latest":
