@@ -55,10 +55,10 @@ def healthy(http: httpx2.Client) -> bool:
 
 def test_a_project_goes_from_data_to_a_service(server: Server, client: Client, ports: dict[str, str]) -> None:
     assert client.wait("tango", 60).state == "succeeded", b"".join(client.logs("tango"))
-    over = client.wait("digits", 120)
-    log = b"".join(client.logs("digits")).decode()
+    over = client.wait("digit-reader", 120)
+    log = b"".join(client.logs("digit-reader")).decode()
     assert (over.state, over.kind) == ("succeeded", "project"), log
-    project = client.project("digits")
+    project = client.project("digit-reader")
     assert [(step.container, step.phase, step.run) for step in project.steps] == [
         (name, "completed", 1) for name in ("labelling", "bms", "backbone_nas", "code_gen", "ondevice_deploy")
     ]
