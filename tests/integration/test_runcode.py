@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -187,7 +186,6 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     assert ended.returncode == 1 and "No such file" in ended.stderr and "Traceback" not in ended.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
 def test_figures_are_shown(tmp_path: Path) -> None:
     ended = _run(tmp_path, "from matplotlib import pyplot\npyplot.plot([1, 2])\npyplot.show()\n")
     assert [body["format"] for body in ended.bodies("log")] == ["base64string"]
