@@ -72,14 +72,15 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
             bad = next((each for each in (a, b) if isinstance(each, Err)), None)
             result.append(bad or (GAP if GAP in (a, b) else f"({a}&{b})"))
         return result
-    if step.kind == "cond":
+    if step.kind in ("cond", "torn"):
         sides: list[list[Any]] = []
         for side in (0, 1):
-            picked = [
-                v if isinstance(v, Err) or (v is not GAP and number(v, name) % 2 == side) else GAP for v in values
-            ]
-            sides.append(expected(step.inner[side], picked, (*path, f"{name}:{side}")))
-        return [b if a is GAP else a for a, b in zip(*sides, strict=True)]
+            inner_path = (*path, f"{name}:{side}")
+            picked = [_picked(step, v, side, inner_path) for v in values]
+            sides.append(expected(step.inner[side], picked, inner_path))
+        return [
+            b if a is GAP or (isinstance(a, Err) and isinstance(b, str)) else a for a, b in zip(*sides, strict=True)
+        ]
     if step.kind == "loop":
         for v in values:
             while isinstance(v, str) and goes_round(v, name):
@@ -115,6 +116,19 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
         # Errors and gaps do not wait with the data.
         result.sort(key=lambda each: isinstance(each, str))
     return result
+
+
+def _picked(step: Step, value: Any, side: int, path: Path) -> Any:
+    """What one branch of a condition gets. A torn one fails now and then: both branches get its error."""
+    if isinstance(value, Err) or value is GAP:
+        return value
+    if step.kind == "torn" and tears(value, step.name):
+        return Err(f"{step.name}.ProcessError", path)
+    return value if number(value, step.name) % 2 == side else GAP
+
+
+def tears(value: str, name: str) -> bool:
+    return number(value, name) % 5 == 0
 
 
 def goes_round(value: str, name: str) -> bool:
@@ -178,8 +192,8 @@ class Builder:
             self.link(left, join, 0)
             self.link(right, join, 1)
             return [(join, 0)]
-        if kind == "cond":
-            cond = self.node(name, Kind.CONDITION, ("in",), ("0", "1"), _route(name))
+        if kind in ("cond", "torn"):
+            cond = self.node(name, Kind.CONDITION, ("in",), ("0", "1"), _route(name, torn=kind == "torn"))
             self.link(ends, cond, 0)
             result = []
             for side in (0, 1):
@@ -239,9 +253,11 @@ def _join(context: DataContext, columns: list[list[Buffer]]) -> None:
         context.output("out").append(Buffer(f"({a.data}&{b.data})"))
 
 
-def _route(name: str) -> Any:
+def _route(name: str, *, torn: bool) -> Any:
     def act(context: DataContext, columns: list[list[Buffer]]) -> None:
         (buffer,) = columns[0]
+        if torn and tears(buffer.data, name):
+            raise ValueError(buffer.data)
         context.output(str(number(buffer.data, name) % 2)).append(buffer)
 
     return act

@@ -52,11 +52,11 @@ class Plan(msgspec.Struct, frozen=True):
     start: list[FlowFile]
 
 
-def plan(files: Iterable[FlowFile], jobs: Iterable[Known], *, revive: bool) -> Plan:
-    """What makes jobs and files agree again. Pure.
+def plan(files: Iterable[FlowFile], jobs: Iterable[Known], *, revive: bool, unread: Iterable[str] = ()) -> Plan:
+    """What makes jobs and files agree again.
 
     A changed file's job is replaced, that of a file which is gone is ended. A job that has ended of itself is started
-    again with `revive` only.
+    again with `revive` only. `unread`: files and folders that could not be read; what is there may not be gone.
     """
     known = {job.path: job for job in jobs}
     end, start = [], []
@@ -67,7 +67,9 @@ def plan(files: Iterable[FlowFile], jobs: Iterable[Known], *, revive: bool) -> P
         if job is not None:
             end.append(job.path)
         start.append(file)
-    return Plan([*known, *end], start)
+    places = [os.path.join(os.path.abspath(place), "") for place in unread]
+    gone = [path for path in known if not any(f"{path}/".startswith(place) for place in places)]
+    return Plan([*gone, *end], start)
 
 
 def scan(folder: str, suffixes: tuple[str, ...] = ("",)) -> tuple[list[FlowFile], list[tuple[str, str]]]:
@@ -83,26 +85,34 @@ def scan(folder: str, suffixes: tuple[str, ...] = ("",)) -> tuple[list[FlowFile]
     problems: list[tuple[str, str]] = []
     for name in [name for suffix in suffixes for name in names if name.endswith(suffix)]:
         path = os.path.join(folder, name)
-        if DISABLED in name or not os.path.isfile(path):
-            continue
-        if len(files) == MAX_FILES:
-            problems.append((folder, f"more than {MAX_FILES} files: the rest is left out"))
-            break
         try:
+            if DISABLED in name or not stat.S_ISREG(os.stat(path).st_mode):
+                continue
+            if len(files) == MAX_FILES:
+                problems.append((folder, f"more than {MAX_FILES} files: the rest is left out"))
+                break
             files.append(read(path))
+        except FileNotFoundError:
+            # It is gone again, or a link that leads nowhere.
+            continue
         except (OSError, InvalidInput) as error:
             problems.append((path, getattr(error, "strerror", None) or str(error)))
     return files, problems
 
 
 def signature(folder: str) -> object:
-    """A value that changes when the files directly in a folder may have changed. Raises OSError."""
+    """A value that changes when the files directly in a folder may have changed, or can be read no more."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        return error.errno
     found = []
-    for name in os.listdir(folder):
-        # One may be gone again.
-        with suppress(FileNotFoundError):
+    for name in names:
+        # One may be gone again, or lead nowhere.
+        with suppress(OSError):
             status = os.stat(os.path.join(folder, name))
-            found.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
+            # The time of a change of any kind: a file may become readable, or be replaced by one as old and as large.
+            found.append((name, status.st_ctime_ns, status.st_size, status.st_ino))
     return sorted(found)
 
 

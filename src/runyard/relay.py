@@ -9,6 +9,7 @@ Environment: `K12AI_USER`, `K12AI_UUID`, `K12AI_TOKEN`, `K12AI_JOB_ID` say what 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -24,9 +25,11 @@ TIMEOUT, WAIT, PAUSE = 60.0, 20.0, 1.0
 #: Seconds without any answer after which the other side counts as gone.
 PATIENCE = 120.0
 TYPES = ("error", "metrics", "info", "runlog", "predict", "status")
-SUCCESS, RUNNING, FINISHED, WARNING = 100000, 100002, 100003, 100009
+SUCCESS, RUNNING, FINISHED, WARNING, NOT_RUNNING = 100000, 100002, 100003, 100009, 100205
 _WORDS = {100004: "stopped", 100005: "paused", 100006: "robbed"}
 _GONE = 100201
+#: What a question may raise: no answer, or none that can be read.
+_NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 
 
 class Relay:
@@ -35,18 +38,19 @@ class Relay:
     def __init__(self, agent: str, service: str, op: str, params: dict[str, Any]) -> None:
         self._agent, self._service, self._op, self._params = agent.rstrip("/"), service, op, params
         self._app = f"relay.{os.environ.get('K12AI_JOB_ID', os.getpid())}"
-        self._stop = self._stopped = False
+        self._begun = self._stop = self._stopped = False
 
     def run(self) -> int:
         """Exit code: 0 if the task has finished or was stopped."""
         signal.signal(signal.SIGTERM, self._on_stop)
         try:
             answer = self._ask(self._op, self._params)
-        except OSError as error:
+        except _NO_ANSWER as error:
             return _failed(_GONE, f"{self._agent} can't be reached: {error}")
         if answer.get("code") != SUCCESS:
             text = answer.get("data") or answer.get("descr") or "the request was refused"
-            return _failed(int(answer.get("code", _GONE)), str(text))
+            return _failed(_code(answer) or _GONE, str(text))
+        self._begun = True
         heard = time.monotonic()
         while time.monotonic() - heard < PATIENCE:
             if self._stop and not self._stopped:
@@ -54,7 +58,7 @@ class Relay:
             asked = time.monotonic()
             try:
                 messages = self._pop()
-            except (OSError, ValueError) as error:
+            except _NO_ANSWER as error:
                 print(f"relay: {self._agent}: {error}", file=sys.stderr)
                 time.sleep(PAUSE)
                 continue
@@ -69,15 +73,16 @@ class Relay:
 
     def _on_stop(self, number: int, frame: Any) -> None:
         self._stop = True
-        if not self._stopped:
+        # Before it has begun there, there is nothing to stop yet.
+        if self._begun and not self._stopped:
             self._stopped = self._end()
 
     def _end(self) -> bool:
         try:
-            self._ask(f"{self._op.partition('.')[0]}.stop", None)
-        except (OSError, ValueError):
+            answer = self._ask(f"{self._op.partition('.')[0]}.stop", None)
+        except _NO_ANSWER:
             return False
-        return True
+        return _code(answer) in (SUCCESS, NOT_RUNNING)
 
     def _repeat(self, message: dict[str, Any]) -> int | None:
         """Says the same as a report; the exit code, if it was the end."""
@@ -90,8 +95,10 @@ class Relay:
         if kind != "error" or not isinstance(body, dict):
             _say(kind, body)
             return None
-        code = int(body.get("code", 0))
-        expand = (message.get("data") or {}).get("expand") or {}
+        code = _code(body)
+        data = message.get("data")
+        expand = data.get("expand") if isinstance(data, dict) else None
+        expand = expand if isinstance(expand, dict) else {}
         facts = {key: expand[key] for key in ("memstat", "uptime", "environ", "resource") if key in expand}
         if code == RUNNING:
             _say("status", {"status": "running", **facts})
@@ -145,6 +152,11 @@ class Relay:
         except urllib.error.HTTPError as error:
             with error:
                 return json.load(error)
+
+
+def _code(body: dict[str, Any]) -> int:
+    code = body.get("code")
+    return code if isinstance(code, int) else 0
 
 
 def _say(kind: str, body: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.executors.local import LocalExecutor, agent_status, stop_agent
+from runyard.executors.local import LocalExecutor, agent_status, connect, stop_agent
 from runyard.executors.protocol import Report, Synced
 from runyard.model import wire
 from runyard.model.errors import Conflict, Unavailable
@@ -146,6 +147,18 @@ def test_no_agent(agent: AgentProcess) -> None:
     status = agent_status(agent.folder)
     assert not status.running and status.pid is None and status.live == []
     assert not asyncio.run(stop_agent(agent.folder, kill=False))
+
+
+def test_an_agent_that_takes_no_connections_is_not_waited_for(tmp_path: Path) -> None:
+    held = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "agent.sock"))
+        listener.listen(0)
+        with pytest.raises(BlockingIOError):
+            for _ in range(10):
+                held.append(connect(tmp_path, "agent.sock", 0.0))
+    for sock in held:
+        sock.close()
 
 
 def test_a_folder_that_cannot_be_used_is_named(agent: AgentProcess, tmp_path: Path) -> None:

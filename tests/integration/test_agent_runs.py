@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -286,14 +287,42 @@ def test_more_runs_than_files_allowed_at_first(tmp_path: Path) -> None:
         many = [agent.launch(["sleep", "600"]) for _ in range(80)]
         fast = agent.launch(sh("ulimit -n; echo more > /dev/null"))
         slow = agent.launch(sh("ulimit -n; echo more > /dev/null"), nice=1)
-        client.send(*many, fast, slow)
-        for launch in (fast, slow):
+        tasks = agent.launch(sh("ulimit -n"), tasks=wire.Tasks([wire.Place(2, None, None)], 60.0))
+        warm = agent.launch([sys.executable, "-P", "-m", "runyard.flowhost", "--spec", "/there/is/none"], warm=4)
+        client.send(*many, fast, slow, tasks, warm)
+        for launch, output in ((fast, "48\n"), (slow, "48\n"), (tasks, "48\n48\n")):
             assert client.exited(launch.run).exit_code == 0
-            assert agent.output(launch) == "48\n"
+            assert agent.output(launch) == output
+        assert client.exited(warm.run).exit_code == 2
         client.send(*[wire.Stop(launch.run, signal.SIGTERM, 10) for launch in many])
         assert {client.exited(launch.run).signal for launch in many} == {signal.SIGTERM}
     finally:
         agent.close()
+
+
+def test_news_of_a_descriptor_that_another_run_had_ends_nothing(tmp_path: Path) -> None:
+    """In a process of its own, which takes on the limits and the folder of an agent."""
+    text = """
+import os, select, signal, sys
+from runyard.agent.cgroup import Cgroups
+from runyard.agent.journal import Journal
+from runyard.agent.log import Log
+from runyard.agent.runs import Runs
+from runyard.model.ids import RunKey
+from runyard.model.wire import Launch
+
+folder = sys.argv[1]
+log = Log(f"{folder}/log")
+runs = Runs("x", {"PATH": os.environ["PATH"]}, Journal(folder, log), Cgroups("x"), log, select.epoll())
+runs.launch([Launch(RunKey(1, 0, 1), ["sleep", "600"], {}, None, f"{folder}/out", f"{folder}/err")])
+runs.turn()
+(run,) = runs.watched.values()
+runs.ready(run, select.EPOLLIN)
+os.kill(run.pid, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(run.pid, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{-signal.SIGTERM}\n", "")
 
 
 def test_thousands_at_once(agent: AgentProcess) -> None:
@@ -311,6 +340,17 @@ def test_thousands_at_once(agent: AgentProcess) -> None:
     assert seqs == list(range(seqs[0], seqs[0] + 3000))
     assert agent.memory() < 40_000
     assert len(list(Path(f"/proc/{agent.pid}/fd").iterdir())) < 20
+
+
+def test_an_agent_leaves_as_it_should_though_its_server_is_gone(agent: AgentProcess) -> None:
+    client = agent.client()
+    # Both are there when it goes on.
+    os.kill(agent.pid, signal.SIGSTOP)
+    os.kill(agent.pid, signal.SIGTERM)
+    client.close()
+    os.kill(agent.pid, signal.SIGCONT)
+    assert agent.wait() == 0
+    assert (agent.folder / "agent.log").read_text().rstrip().endswith("ended")
 
 
 def test_orphans_are_collected(agent: AgentProcess, tmp_path: Path) -> None:

@@ -81,6 +81,30 @@ def test_the_exit_code_is_the_greatest_and_memory_and_time_are_sums(agent: Agent
     assert ended.cpu_seconds is not None and ended.cpu_seconds >= 0.6
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "number", "reason"),
+    [
+        ("exit 255", 255, None, "exit code 255"),
+        ("exit 200", 200, None, "exit code 200"),
+        # Not the signals 9 and 19, which the last of them would be halted by.
+        ("exit 137", 137, None, "exit code 137"),
+        ("exit 147", 147, None, "exit code 147"),
+        ("kill -TERM $$", None, signal.SIGTERM, "ended by SIGTERM"),
+        ("kill -40 $$", None, 40, "ended by signal 40"),
+    ],
+)
+def test_great_exit_codes_are_no_signals(
+    agent: AgentProcess, text: str, code: int | None, number: int | None, reason: str
+) -> None:
+    client = agent.client()
+    launch = agent.launch(sh(f"[ $RUNYARD_TASK_RANK = 1 ] || exit 0; {text}"), tasks=many(2))
+    client.send(launch)
+    ended = client.exited(launch.run)
+    assert (ended.exit_code, ended.signal) == (code, number)
+    assert ended.reason == f"task 1 of 2 failed first: {reason}"
+    assert Path(launch.stderr).read_text() == ""
+
+
 def test_the_first_bad_exit_ends_the_others(agent: AgentProcess, tmp_path: Path) -> None:
     client = agent.client()
     folder = tmp_path / "pids"

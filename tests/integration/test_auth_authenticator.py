@@ -310,3 +310,34 @@ def test_changes_without_a_stamp_are_found_and_told_once(rig: Rig, monkeypatch: 
         assert told == ["ann", "cat"]
 
     run(body)
+
+
+def test_what_somebody_came_in_with_holds_until_it_would_not_let_them_in(rig: Rig) -> None:
+    async def body() -> None:
+        made = rig.accounts.create_token("ann", T0, frozenset({Scope.READ}), 60.0)
+        token, password = await rig.bearer(made.secret), await rig.basic("ann", WORD)
+        access = await rig.bearer((await rig.auth.login("ann", WORD, HERE)).access_token)
+
+        async def held() -> list[bool]:
+            await rig.auth.directory()
+            return [rig.auth.holds(caller) for caller in (token, password, access)]
+
+        assert await held() == [True, True, True]
+        rig.now = T0 + 60
+        assert await held() == [False, True, True]
+        rig.now = T0 + 600
+        assert await held() == [False, True, False]
+        rig.now = T0
+        rig.accounts.set_role("ann", Role.ADMIN, T0)
+        assert await held() == [False, False, False]
+        rig.accounts.set_role("ann", Role.USER, T0)
+        rig.accounts.set_password("ann", "another-word", T0)
+        assert await held() == [True, False, False]
+        rig.accounts.set_disabled("ann", True, T0)
+        assert await held() == [False, False, False]
+        rig.accounts.set_disabled("ann", False, T0)
+        assert await held() == [True, False, False]
+        rig.accounts.revoke_token(made.token.id, T0)
+        assert await held() == [False, False, False]
+
+    run(body)

@@ -93,6 +93,24 @@ def test_changes_of_accounts(store: AccountStore) -> None:
     assert types(store)[3:] == ["user.changed"] * 4 + ["token.revoked", "token.created", "user.removed"]
 
 
+def test_an_account_is_not_the_one_of_its_name_that_was_removed(store: AccountStore) -> None:
+    accounts = Accounts(store, "tester")
+    first = accounts.add_user("ann", T0)
+    accounts.remove_user("ann", T0)
+    assert accounts.add_user("ann", T0).generation != first.generation
+
+
+def test_another_password_from_the_environment_ends_logins(store: AccountStore) -> None:
+    accounts = Accounts(store, "tester")
+    accounts.ensure_admin("fluxuser", "first-word", T0)
+    token = accounts.create_token("fluxuser", T0, READ, None).token
+    session = accounts.create_token("fluxuser", T0, READ, 60.0, SESSION_LABEL).token
+    accounts.ensure_admin("fluxuser", "first-word", T0)
+    assert {kept.id for kept in accounts.tokens("fluxuser")} == {token.id, session.id}
+    accounts.ensure_admin("fluxuser", "second-word", T0)
+    assert [kept.id for kept in accounts.tokens("fluxuser")] == [token.id]
+
+
 def test_sessions_leave_when_they_have_expired_or_are_too_many(
     store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

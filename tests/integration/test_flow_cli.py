@@ -242,3 +242,22 @@ def test_a_signal_ends_a_run(folder: Path, number: signal.Signals, code: int) ->
         process.kill()
         process.wait()
     assert b"Traceback" not in log.read_bytes()
+
+
+def test_a_signal_ends_a_run_whose_unit_hangs_in_open(folder: Path) -> None:
+    program = folder / "units/double/double.py"
+    program.write_text(
+        "import modelbox, threading\n\nclass Unit(modelbox.FlowUnit):\n"
+        "    def open(self, config):\n        print('opening', flush=True)\n        threading.Event().wait()\n"
+        "    def process(self, ctx): ...\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "runyard.cli", "flow", "run", str(folder / "flow.toml")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"opening\n"
+            process.terminate()
+            assert process.wait(timeout=60) == 143
+        finally:
+            process.kill()

@@ -71,6 +71,12 @@ def exchange(port: int, *pieces: bytes) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
+def test_a_target_that_is_no_url_does_not_stop_the_connection(port: int) -> None:
+    first, strange = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n", b"GET //[bad://x HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = exchange(port, first + strange + first)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"404", b"200"]
+
+
 def read_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
     """One answer of a connection that stays open."""
     data = b""

@@ -36,6 +36,8 @@ class Unit(modelbox.FlowUnit):
             made.set("pid", os.getpid())
             ctx.set_private("count", (ctx.get_private("count") or 0) + 1)
             made.set("count", ctx.get_private("count"))
+            if buffer.get("do", "") == "keep":
+                made.set("unit", lambda: self)
             ctx.output("out").push_back(made)
 """
 
@@ -87,6 +89,13 @@ def test_a_worker_computes_crashes_comes_back_and_ends(folder: Path) -> None:
         assert [first.get("count"), second.get("count")] == [1, 2]
         pid = first.get("pid")
         assert pid != os.getpid()
+
+        keep = stream.create_buffer(image[:1])
+        keep.set("do", "keep")
+        stream.send("i", keep)
+        assert "the results can't be sent from the worker process" in stream.recv("o", WAIT_MS).get_error_msg()
+        stream.send("i", image[:1])
+        assert stream.recv("o", WAIT_MS).get("count") == 3
 
         crash = stream.create_buffer(image[:1])
         crash.set("do", "crash")

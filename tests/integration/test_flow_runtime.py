@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from runyard.flow.buffer import Buffer
+from runyard.flow.buffer import Buffer, error_buffer
 from runyard.flow.configuration import Configuration
 from runyard.flow.document import FlowDocument
 from runyard.flow.native import flowunit
@@ -200,6 +202,32 @@ def test_a_unit_that_fails_to_open_fails_the_flow_by_name() -> None:
         load("digraph { f[flowunit=Fine] b[flowunit=Raises] f:out->b:in }", Fine, Raises).open()
 
 
+def test_a_unit_that_opens_after_another_has_failed_is_closed_again() -> None:
+    go_on, closed = threading.Event(), threading.Event()
+
+    @flowunit(inputs=(), outputs="out")
+    class Late(FlowUnit):
+        def open(self, config: Configuration) -> None:
+            go_on.wait(WAIT)
+
+        def close(self) -> None:
+            closed.set()
+
+    @flowunit(inputs="in")
+    class Fails(FlowUnit):
+        def open(self, config: Configuration) -> StatusCode:
+            return StatusCode.STATUS_FAULT
+
+        def process(self, data_ctx: DataContext) -> None: ...
+
+    flow = load("digraph { a[flowunit=Late] b[flowunit=Fails] a:out->b:in }", Late, Fails)
+    with pytest.raises(FlowError, match="'b'"):
+        flow.open()
+    assert not closed.is_set()
+    go_on.set()
+    assert closed.wait(WAIT)
+
+
 def test_an_open_that_hangs_can_be_stopped() -> None:
     gate = threading.Event()
 
@@ -290,6 +318,140 @@ def test_a_unit_can_end_the_flow_and_a_fault_fails_it(flows: list[FlowRun]) -> N
     assert "'j'" in result.errormsg() and "not equally long" in result.errormsg()
 
 
+@pytest.mark.parametrize(("strict", "code"), [("", None), ("need_check_output=true", StatusCode.STATUS_FAULT)])
+def test_a_wrong_count_fails_the_flow_only_where_counts_are_to_be_checked(
+    flows: list[FlowRun], strict: str, code: StatusCode | None
+) -> None:
+    came = threading.Event()
+
+    @flowunit(inputs="in", outputs="out")
+    class Twice(FlowUnit):
+        def process(self, data_ctx: DataContext) -> None:
+            data_ctx.output("out").extend([Buffer(b"1"), Buffer(b"2")])
+
+    @flowunit(inputs="in", exception_visible=True)
+    class Sees(FlowUnit):
+        def process(self, data_ctx: DataContext) -> None:
+            buffers = data_ctx.input("in")
+            if buffers is not None and buffers[0].has_error():
+                came.set()
+
+    dot = f"digraph {{ t[flowunit=Tap] w[flowunit=Twice {strict}] k[flowunit=Sees] t:out->w:in w:out->k:in }}"
+    flow = load(dot, Tap, Twice, Sees)
+    flows.append(flow)
+    flow.open()
+    flow.start()
+    flow.machine.nodes[0].unit.data.send([1])
+    if code is None:
+        assert came.wait(WAIT) and flow.wait(0) is None
+    else:
+        result = flow.wait(WAIT)
+        assert result is not None and result.code() == code and flow.failed
+        assert "'w'" in result.errormsg() and "should equal output buffer count 2" in result.errormsg()
+
+
+@pytest.mark.parametrize(
+    ("strange", "results"),
+    [
+        ("text", ["Raw.Bad", "text"]),
+        ([np.zeros(1), np.zeros(1, [("a", "i4")])], ["Raw.ProcessError", "Raw.ProcessError"]),
+    ],
+)
+def test_results_that_are_no_buffers_are_made_some_or_fail_the_call(
+    flows: list[FlowRun], strange: Any, results: list[Any]
+) -> None:
+    seen: list[Any] = []
+
+    @flowunit(inputs="in", outputs="out")
+    class Raw(FlowUnit):
+        def process(self, data_ctx: DataContext) -> None:
+            data_ctx.output("out").extend([error_buffer("Raw.Bad", ""), strange])
+
+    @flowunit(inputs="in", stream=True, exception_visible=True)
+    class Sink(FlowUnit):
+        def process(self, data_ctx: DataContext) -> None:
+            seen.extend(each.get_error_code() or each.data for each in data_ctx.input("in") or ())
+
+    dot = "digraph { t[flowunit=Tap] r[flowunit=Raw,batch_size=2] k[flowunit=Sink] t:out->r:in r:out->k:in }"
+    flow = load(dot, Tap, Raw, Sink)
+    flows.append(flow)
+    flow.open()
+    flow.start()
+    flow.start()  # does nothing
+    tap = flow.machine.nodes[0].unit.data
+    tap.send([1, 2])
+    tap.close()
+    assert wait_until(lambda: not flow.machine.sessions, WAIT)
+    assert flow.result is None
+    assert seen == results
+
+
+def test_a_fault_of_the_runtime_ends_the_flow_and_says_what(flows: list[FlowRun]) -> None:
+    @flowunit(inputs="in")
+    def sink(value: int) -> None: ...
+
+    def broken(call: Any) -> None:
+        raise RuntimeError("a bug")
+
+    flow = load("digraph { t[flowunit=Tap] k[flowunit=sink] t:out->k:in }", Tap, sink)
+    flows.append(flow)
+    flow.scheduler.trace = broken
+    flow.open()
+    flow.start()
+    flow.machine.nodes[0].unit.data.send([1])
+    result = flow.wait(WAIT)
+    assert result is not None and result.code() == StatusCode.STATUS_INTERNAL and "a bug" in result.errormsg()
+
+
+@pytest.mark.parametrize("collapse_all", [True, False])
+def test_a_collapse_has_no_events_and_never_waits_for_one(flows: list[FlowRun], collapse_all: bool) -> None:
+    answers: list[Status] = []
+
+    @flowunit(inputs="in", outputs="out", expand=True)
+    def letters(text: str) -> list[str]:
+        return list(text)
+
+    @flowunit(inputs="in", outputs="out", collapse=True, stream=True)
+    class Word(FlowUnit):
+        def process(self, data_ctx: DataContext) -> StatusCode:
+            answers.append(data_ctx.send_event(FlowUnitEvent()))
+            if collapse_all:
+                data_ctx.output("out").push_back("".join(str(each) for each in data_ctx.input("in") or ()))
+            return StatusCode.STATUS_CONTINUE
+
+    unit: Any = Word
+    unit.info = replace(unit.info, collapse_all=collapse_all)
+    dot = """digraph { in[type=input] out[type=output] e[flowunit=letters] w[flowunit=Word]
+                       in->e:in e:out->w:in w:out->out }"""
+    flow = load(dot, letters, unit)
+    flows.append(flow)
+    flow.open()
+    flow.start()
+    exchange = flow.exchange()
+    exchange.send("in", ["ab", "cd"])
+    exchange.close()
+    assert exchange.results.recv("out", WAIT) is None or collapse_all
+    assert wait_until(lambda: exchange.results.over, WAIT)
+    assert {status.code() for status in answers} == {StatusCode.STATUS_NOTSUPPORT}
+
+
+@pytest.mark.parametrize("name", ["@inputs", "@outputs"])
+def test_a_node_may_be_called_like_a_door(flows: list[FlowRun], name: str) -> None:
+    @flowunit(inputs="in", outputs="out")
+    def same(value: Any) -> Any:
+        return value
+
+    dot = f'digraph {{ in[type=input] out[type=output] "{name}"[flowunit=same] in->"{name}":in "{name}":out->out }}'
+    flow = load(dot, same)
+    flows.append(flow)
+    flow.open()
+    flow.start()
+    exchange = flow.exchange()
+    exchange.send("in", [1])
+    result = exchange.results.recv("out", WAIT)
+    assert result is not None and result.data == 1
+
+
 def test_events_go_on_by_themselves_and_the_stream_ends_after_them(flows: list[FlowRun]) -> None:
     seen: list[Any] = []
 
@@ -354,6 +516,22 @@ def test_a_trace_is_json_that_chrome_reads(tmp_path: Path) -> None:
     assert {event["ph"] for event in events} == {"X", "M"}
     assert {event["name"] for event in events} >= {"k open", "k process", "t process"}
     assert sum(event.get("args", {}).get("batch_size", 0) for event in events if event["name"] == "k process") == 600
+
+
+def test_a_disk_that_is_full_ends_the_trace_and_not_the_flow() -> None:
+    @flowunit(inputs="in")
+    def sink(value: int) -> None: ...
+
+    dot = "digraph { t[flowunit=Tap] k[flowunit=sink,batch_size=1] t:out->k:in }"
+    flow = load(dot, Tap, sink, trace="/dev/full")
+    flow.open()
+    flow.start()
+    tap = flow.machine.nodes[0].unit.data
+    tap.send(range(1200))
+    tap.close()
+    assert wait_until(lambda: not flow.machine.sessions, WAIT)
+    assert flow.result is None
+    assert flow.stop() == []
 
 
 def test_queues_and_memory_stay_small_while_many_buffers_pass() -> None:

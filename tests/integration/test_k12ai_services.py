@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from runyard.model.errors import ConfigError
 from runyard.model.framework import Service
 from runyard.service.frameworks import Framework, Frameworks, TaskJob, made
-from runyard.service.preparation import prepare
+from runyard.service.preparation import give_to, prepare
 from runyard.settings import K12ai
 from runyard.training.operation import OPERATIONS
 from runyard.training.parameters import Problem
@@ -41,7 +42,9 @@ class Tuned:
         return 100302
 
     def memstat(self, params: Any) -> Any:
-        raise MemoryError("too much")
+        error = MemoryError("too much")
+        error.code = params  # type: ignore[attr-defined]
+        raise error
 
 
 def test_a_class_with_hooks(tmp_path: Path) -> None:
@@ -55,9 +58,10 @@ def test_a_class_with_hooks(tmp_path: Path) -> None:
     assert (spec.resources.cores_per_task, spec.resources.gpus_per_task, spec.resources.memory) == (2, 1, 1 << 30)
     assert (spec.limits.memory, spec.stop.grace, spec.hold) == (1 << 30, 7.0, True)
     assert spec.labels["k12ai.service.name"] == "mine" and spec.name == "train.start-u1-p1"
-    with pytest.raises(Problem) as caught:
-        framework.call("memstat", {})
-    assert caught.value.code == 100901
+    for given, code in ((None, 100901), (404, 100901), (100212, 100212)):
+        with pytest.raises(Problem) as caught:
+            framework.call("memstat", given)
+        assert caught.value.code == code
     # What the hooks can do alone needs no command.
     assert prepare(framework, ask("predict.start"), tmp_path, K12ai()).command is not None
 
@@ -90,6 +94,36 @@ def test_a_checkpoint_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     os.symlink(precious, cache / "ckpt")
     prepare(framework, ask(), tmp_path / "root", K12ai())
     assert (precious / "file").exists() and not (cache / "ckpt").is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_whoever_owns_a_project_does_not_own_the_server(tmp_path: Path) -> None:
+    framework = made("mine", {"commands": {"train": ["x"]}, "resume": {"ckpt": "out/ckpt"}})
+    nobody, folder = pwd.getpwnam("nobody").pw_uid, tmp_path / "root" / "u1" / "p1"
+
+    def start() -> None:
+        prepare(framework, ask(), tmp_path / "root", K12ai())
+        give_to(folder, "nobody")
+
+    start()
+    owners = {path.name: path.stat().st_uid for path in (folder, *folder.iterdir())}
+    # Where the server itself writes, nobody else puts links.
+    assert owners == {"p1": 0, "stored.json": 0, "cache": nobody, "train.json": nobody}
+    ckpt = folder / "cache" / "out" / "ckpt"
+    ckpt.mkdir(parents=True)
+    (ckpt / "1").touch()
+    precious = tmp_path / "precious"
+    os.link(ckpt / "1", precious)
+    start()
+    assert not ckpt.exists() and ckpt.parent.stat().st_uid == nobody
+    os.link(precious, folder / "cache" / "link")
+    ckpt.parent.rmdir()
+    (tmp_path / "elsewhere" / "ckpt").mkdir(parents=True)
+    os.symlink(tmp_path / "elsewhere", ckpt.parent)
+    with pytest.raises(OSError, match=r"Too many levels|Not a directory"):
+        start()
+    give_to(folder, "nobody")
+    assert (tmp_path / "elsewhere" / "ckpt").exists() and precious.stat().st_uid == 0
 
 
 @pytest.mark.parametrize(

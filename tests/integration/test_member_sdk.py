@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runyard.member import Member, Stopped, Task, connection, member, server
+from runyard.member import Member, Stopped, Task, connection, member, server, service
 from runyard.model.errors import ConfigError, Conflict, InvalidInput
 from tests.helpers import free_port, wait_until
 from tests.system.manager import OK, FakeManager
@@ -52,6 +52,17 @@ def test_a_task_knows_its_project_and_tells_of_its_progress(manager: FakeManager
     assert (folder / "nn_model").is_dir()
     assert ("train_loss", {"epoch": 1, "total": None}) in manager.updates
     assert {container for container, project, _ in manager.reports if project == "p1"} == {"code_gen"}
+
+
+def test_a_call_that_fails_inside_is_answered(manager: FakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    def respond(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with member("bms", port=0, pm=manager.url)(lambda task: None) as made:
+        monkeypatch.setattr(service.MemberService, "respond", respond)
+        assert call(made.url, spell("start", "u", "p")) == (500, "RuntimeError: can't start new thread")
+        monkeypatch.undo()
+        assert say(made, "start", "p") == "starting"
 
 
 def test_exceptions_are_failures_and_a_task_can_give_up(manager: FakeManager) -> None:

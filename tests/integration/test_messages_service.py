@@ -22,6 +22,7 @@ from runyard.service.message_keeper import KeepPolicy
 from runyard.service.messages import Messages
 from runyard.service.service import Service
 from runyard.store.batch import Batch
+from runyard.store.messages import MessagePage
 from runyard.store.output import OutputFiles
 from runyard.store.store import Store
 from tests.helpers import wait_until_async
@@ -185,6 +186,21 @@ def test_readers_who_resume_miss_nothing_and_get_nothing_twice(tmp_path: Path, m
     run(tmp_path, test)
 
 
+def test_a_page_holds_no_more_than_a_slow_reader_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_feed, "PAGE_BYTES", 3000)
+
+    async def test(yard: Yard) -> None:
+        await yard.messages.append([NewMessage(1, "log", {"text": "x" * size}) for size in (1000, 1000, 9000, 1000)])
+        pages = []
+        after = 0
+        while after < yard.messages.feed.last:
+            page, after = await yard.messages.page(1, after, 100)
+            pages.append([message.seq for message in page])
+        assert pages == [[1, 2], [3], [4]]
+
+    run(tmp_path, test)
+
+
 def test_a_stream_of_a_job_ends_with_it_but_not_while_somebody_has_more_to_say(tmp_path: Path) -> None:
     async def test(yard: Yard) -> None:
         job = await yard.job()
@@ -208,6 +224,47 @@ def test_a_stream_of_a_job_ends_with_it_but_not_while_somebody_has_more_to_say(t
         assert await streams[1] == [2, 3]
 
     run(tmp_path, test)
+
+
+def test_a_stream_ends_with_a_job_that_ends_while_the_store_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(yard: Yard) -> None:
+        loop, queries, ends = asyncio.get_running_loop(), yard.messages.queries, [False]
+        page = queries.page
+
+        async def end() -> None:
+            ends[0] = True
+            yard.messages.feed.wake(1)
+
+        def late(*args: Any) -> MessagePage:
+            found = page(*args)
+            asyncio.run_coroutine_threadsafe(end(), loop).result(PATIENCE)
+            return found
+
+        monkeypatch.setattr(queries, "page", late)
+        assert [batch async for batch in yard.messages.feed.follow(1, None, ended=lambda: ends[0])] == []
+
+    run(tmp_path, test)
+
+
+def test_readers_come_to_the_end_although_the_newest_messages_are_gone(tmp_path: Path) -> None:
+    async def first(yard: Yard) -> None:
+        job = await yard.job()
+        await yard.say(job, 1)
+        # Of a job that is not there.
+        await yard.say(7, 2)
+        assert await yard.messages.keeper.sweep(yard.now, yard.messages.feed.last) == 1
+
+    async def second(yard: Yard) -> None:
+        assert yard.messages.feed.last == 2
+        for job in (None, 7):
+            for kinds in ((), ("metrics",)):
+                assert await yard.messages.page(job, 1, 10, kinds) == ([], 2)
+        assert [batch async for batch in yard.messages.follow(7, 1)] == []
+
+    run(tmp_path, first)
+    run(tmp_path, second)
 
 
 def test_streams_end_with_the_server_and_then_nothing_is_taken(tmp_path: Path) -> None:
@@ -308,6 +365,20 @@ def test_old_ones_surplus_ones_and_those_of_removed_jobs_go(tmp_path: Path) -> N
         assert await keeper.sweep(yard.now, yard.messages.feed.last) == 0
 
     run(tmp_path, test, KeepPolicy(max_per_job=500, max_age=1800.0, interval=3600.0))
+
+
+def test_a_defect_does_not_end_the_removing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(yard: Yard) -> None:
+        tried = []
+
+        async def sweep(now: float, last: int) -> int:
+            tried.append(now)
+            raise KeyError("a defect")
+
+        monkeypatch.setattr(yard.messages.keeper, "sweep", sweep)
+        await wait_until_async(lambda: len(tried) >= 2)
+
+    run(tmp_path, test, KeepPolicy(interval=0.01))
 
 
 def test_a_job_that_says_far_too_much_is_seen_to_at_once(tmp_path: Path) -> None:

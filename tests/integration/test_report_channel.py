@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runyard.message.line import read_report
 from runyard.report import channel, facade, failure
 from runyard.report.channel import Channel
 from runyard.store.output import OutputFiles
@@ -106,6 +107,46 @@ for pid in children:
     assert len(told) == 801
     assert {text.split()[0] for text in told} == {"first", "0", "1", "2", "3"}
     assert {len(text) for text in told} == {5, 5002}
+
+
+def test_a_lock_that_another_thread_held_stops_no_child_and_one_of_its_own_no_handler_of_signals(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "run.rep"
+    program = """
+import os
+import signal
+import threading
+from runyard import report
+from runyard.report import facade
+report.log("first")
+held, done = threading.Event(), threading.Event()
+def hold():
+    with facade._current()._mutex:
+        held.set()
+        done.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+if (pid := os.fork()) == 0:
+    report.log("child")
+    os._exit(0)
+os.waitpid(pid, 0)
+done.set()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *args: report.log("handler"))
+with facade._current()._mutex:
+    signal.raise_signal(signal.SIGUSR1)
+"""
+    assert _python(program, RUNYARD_REPORT=str(file)).returncode == 0
+    assert [line["body"]["log"] for line in _lines(file)] == ["first", "child", "handler"]
+
+
+def test_what_is_no_character_costs_no_report(tmp_path: Path) -> None:
+    file = tmp_path / "run.rep"
+    assert Channel(str(file)).send("log", {"log": "/名/\udcff"})
+    (line,) = file.read_bytes().splitlines()
+    assert read_report(line, 1, 0.0, "report").body == {"log": "/名/?"}
 
 
 def test_what_nobody_reads_is_bounded_and_said(tmp_path: Path) -> None:

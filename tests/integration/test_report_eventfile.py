@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from runyard.model.message import NewMessage
+from runyard.message.line import body_bytes
+from runyard.model.message import MAX_BODY, NewMessage
+from runyard.model.metrics import MAX_VALUES
 from runyard.report import eventfile
 from runyard.report.eventfile import Damaged, Point
 from runyard.service.eventfiles import EventFiles
@@ -98,6 +100,12 @@ def test_damage_is_noticed(place: int) -> None:
         list(eventfile.records(bytes(data)))
 
 
+def test_a_record_without_end_is_damage() -> None:
+    length = struct.pack("<Q", 1 << 63)
+    with pytest.raises(Damaged):
+        list(eventfile.records(length + struct.pack("<I", eventfile.masked(eventfile.crc32c(length)))))
+
+
 @pytest.mark.parametrize("body", [b"\xff" * 20, b"\x0a\x7f", b"\x0b", b"\x2a\x03\x0a\x7f\x00"])
 def test_what_is_no_message_is_damage(body: bytes) -> None:
     with pytest.raises(Damaged):
@@ -106,7 +114,7 @@ def test_what_is_no_message_is_damage(body: bytes) -> None:
 
 def _read(files: EventFiles) -> list[NewMessage]:
     found: list[NewMessage] = []
-    while files.read(1, found, 1000):
+    while files.read(1, found, 1000, 5000.0):
         pass
     return found
 
@@ -158,3 +166,34 @@ def test_a_picture_and_a_record_that_is_too_large(tmp_path: Path) -> None:
     (message,) = _read(EventFiles(tmp_path, {}, 0.0, None))
     (item,) = message.body["items"]
     assert (item["type"], item["category"], item["data"]["title"]) == ("image", "val", "samples")
+
+
+@pytest.mark.parametrize(
+    ("at", "told"), [(1e300, 5060.0), (float("inf"), 5000.0), (float("nan"), 5000.0), (0.0, 5000.0)]
+)
+def test_a_time_that_no_clock_shows_is_now(tmp_path: Path, at: float, told: float) -> None:
+    (tmp_path / "tfevents.1").write_bytes(_event(1, _simple("loss", 0.5), at=at))
+    assert [message.at for message in _read(EventFiles(tmp_path, {}, 0.0, None))] == [told]
+
+
+def test_a_time_of_another_form_is_passed_over(tmp_path: Path) -> None:
+    summary = _field(5, _field(1, _simple("loss", 0.5)))
+    (tmp_path / "tfevents.1").write_bytes(
+        b"".join(eventfile.record(time + summary) for time in (_float(1, 1.0), _field(1, b"x")))
+    )
+    assert [message.at for message in _read(EventFiles(tmp_path, {}, 0.0, None))] == [5000.0] * 2
+
+
+def test_no_message_is_larger_than_is_taken(tmp_path: Path) -> None:
+    pictures = [_field(1, b"samples/%d" % number) + _field(4, _field(4, bytes(400_000))) for number in range(2)]
+    numbers = [_simple(f"layer/{number}", 0.5) for number in range(MAX_VALUES + 1)]
+    (tmp_path / "tfevents.1").write_bytes(_event(1, *pictures) + _event(2, *numbers))
+    found = _read(EventFiles(tmp_path, {}, 0.0, None))
+    assert [len(message.body.get("items", [])) for message in found] == [1, 1, 0, 0]
+    assert [len(message.body["values"]) for message in found] == [0, 0, MAX_VALUES, 1]
+    assert all(len(body_bytes(message.body)) <= MAX_BODY for message in found)
+
+
+def test_names_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/tfevents.\xff")).write_bytes(_event(1, _simple("loss", 0.5)))
+    assert _read(EventFiles(tmp_path, {}, 0.0, None)) == []

@@ -202,6 +202,16 @@ def test_however_it_is_cut_every_report_comes_once(tmp_path: Path, seed: int, mo
     assert len(numbers) == expected and numbers == sorted(set(numbers))
 
 
+def test_what_others_write_behind_the_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"1\n2")
+    file = LineFile(path, Place(), whole=True, trimmed=False)
+    assert file.read(True).lines == [b"1", b""]
+    with path.open("ab") as writer:
+        writer.write(b"\n3\n")
+    assert (file.read(True).lines, file.read(True).lines) == ([b"2"], [])
+
+
 def test_what_is_no_file_is_empty(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         assert LineFile(path, Place(), whole=True, trimmed=False).read(True).lines == []

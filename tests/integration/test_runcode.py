@@ -36,13 +36,14 @@ class Ended:
 
 def _start(folder: Path, code: str, *options: str) -> subprocess.Popen[str]:
     file = folder / "code.py"
-    file.write_text(code)
+    file.write_text(code, errors="surrogateescape")
     return subprocess.Popen(
         [sys.executable, "-m", "runyard.runcode", str(file), *options],
         env={**os.environ, "RUNYARD_REPORT": str(folder / "run.rep")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         cwd=folder,
     )
 
@@ -98,6 +99,8 @@ def test_errors_show_the_users_lines_only(tmp_path: Path) -> None:
         ("import os\nos._exit(4)\n", 4, "SystemExit", None),
         ("import os\nos.kill(os.getpid(), 9)\n", 137, "Killed", None),
         ("def f(): return f()\nf()\n", 1, "RecursionError", 1),
+        ("import sys\nsys.stderr.close()\n1 / 0\n", 1, "ZeroDivisionError", 3),
+        ("'\x0c\x1c'\n1 / 0\n", 1, "ZeroDivisionError", 2),
     ],
 )
 def test_other_ends(tmp_path: Path, code: str, exit_code: int, kind: str, line: int | None) -> None:
@@ -106,8 +109,25 @@ def test_other_ends(tmp_path: Path, code: str, exit_code: int, kind: str, line: 
     assert [frame["linenum"] for frame in ended.detail["traceback"]][-1:] == ([] if line is None else [line])
 
 
-def test_a_quiet_exit_is_no_error(tmp_path: Path) -> None:
-    assert _run(tmp_path, "import sys\nsys.exit()\n").statuses == ["running", "finished"]
+@pytest.mark.parametrize("code", ["import sys\nsys.exit()\n", "import sys\nsys.stdout.close()\n", "\ufeff1\n"])
+def test_a_quiet_exit_is_no_error(tmp_path: Path, code: str) -> None:
+    ended = _run(tmp_path, code)
+    assert (ended.code, ended.statuses, ended.err) == (0, ["running", "finished"], "")
+
+
+def test_code_runs_as_it_would_by_itself(tmp_path: Path) -> None:
+    assert _run(tmp_path, "def f(x: int): pass\nprint(f.__annotations__)\n").out == "{'x': <class 'int'>}\n"
+
+
+@pytest.mark.parametrize("code", ["import os\nos.closerange(3, 1000)\n1 / 0\n", "# \udcff\n1 / 0\n"])
+def test_whatever_goes_wrong_shows_the_users_lines_only(tmp_path: Path, code: str) -> None:
+    ended = _run(tmp_path, code)
+    assert (ended.code, ended.statuses) == (1, ["running", "crash"])
+    assert "pyrcode" in ended.err and "runyard" not in ended.err
+
+
+def test_what_ends_within_a_character_is_told(tmp_path: Path) -> None:
+    assert _run(tmp_path, "import os\nos.write(1, b'a\\xc3')\n").log == "a\ufffd"
 
 
 def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
@@ -121,6 +141,7 @@ while True:
 """
     ended = _run(tmp_path, code, "--time-limit", "0.7")
     assert (ended.code, ended.detail["exc_type"]) == (124, "TimeoutError")
+    assert ended.bodies("error")[0]["code"] == 100299
     wait_until(lambda: not _with_argument(marker.encode()), what="the end of all that was started")
 
 

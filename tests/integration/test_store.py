@@ -386,6 +386,18 @@ def test_an_answer_is_remembered_for_its_key_and_owner(store: Store) -> None:
     assert store.idempotent("k", "bob") is not None
 
 
+def test_what_a_door_keeps_is_there_until_it_is_taken_away(store: Store) -> None:
+    """A project's definition and state, for one."""
+    for kept in ({"1": b"\x00\xff", "2": b"{}"}, {"1": b"new"}, {"2": None, "3": None}):
+        batch = Batch()
+        for key, body in kept.items():
+            batch.keep_for_door("tango", key, body)
+        batch.keep_for_door("other", "1", b"other")
+        store.commit(batch)
+    assert store.door_records("tango") == {"1": b"new"}
+    assert store.door_records("other") == {"1": b"other"}
+
+
 def test_a_probe_writes(store: Store) -> None:
     before = store.meta("probe")
     assert store.probe()

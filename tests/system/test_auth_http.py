@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from runyard.auth.accounts import Accounts
 from runyard.model.account import Role
@@ -325,6 +327,21 @@ def test_bad_credentials_get_401_and_how_to_do_better(callers: dict[str, httpx2.
     assert answer.json()["code"] == "unauthenticated" and answer.json()["detail"]
 
 
+def test_what_a_stranger_sends_from_a_page_does_not_look_as_if_it_were_done(callers: dict[str, httpx2.Client]) -> None:
+    answer = callers["nobody"].post("/job/1/cancel")
+    assert answer.status_code == 401 and "<title>Log in" in answer.text
+    answer = callers["nobody"].get("/")
+    assert answer.status_code == 200 and "<title>Log in" in answer.text
+
+
+def test_a_signed_request_with_half_a_character_harms_nobody(callers: dict[str, httpx2.Client]) -> None:
+    for name, password in (("an\ud800n", "x"), ("ann", "\ud800")):
+        signed = jwt.encode({"user": name, "pass": password, "scope": "token"}, SECRET)
+        answer = callers["nobody"].post("/v1/token", headers={"Authorization": f"Bearer {signed}"})
+        assert (answer.status_code, answer.json()) == (400, {"Message": "Denied"})
+    assert callers["nobody"].get("/readyz").status_code == 200
+
+
 def test_bodies_of_strangers_are_not_read(callers: dict[str, httpx2.Client]) -> None:
     answer = callers["nobody"].post(JOBS, content=b"{" * 1000)
     assert answer.status_code == 401
@@ -361,6 +378,35 @@ def test_what_the_command_line_changes_is_in_force_at_once(server: Server, accou
         assert client.post(JOBS, json={"command": ["true"]}).status_code == 403
         accounts.revoke_token(made.token.id, now)
         assert client.get(JOBS).status_code == 401
+
+
+def test_streams_end_when_their_token_is_revoked(server: Server, accounts: Accounts) -> None:
+    now = time.time()
+    accounts.add_user("emma", now)
+    made = accounts.create_token("emma", now, WRITE, None)
+    with bearer(server, made.secret) as client:
+        job = submit(client, command=["sleep", "600"])["id"]
+        own = f"{JOBS}/{job}"
+        sse = {"Accept": "text/event-stream"}
+        with (
+            client.stream("GET", "/api/v1/events", headers=sse) as events,
+            client.stream("GET", f"{own}/logs", params={"follow": "true"}) as logs,
+            client.stream("GET", f"/v1/jobs/{job}/output/stream", headers=sse) as output,
+            client.stream("GET", "/k12ai/stream", headers=sse) as messages,
+            connect(
+                f"ws{server.url.removeprefix('http')}{own}/messages/ws",
+                additional_headers={"Authorization": f"Bearer {made.secret}"},
+            ) as socket,
+        ):
+            accounts.revoke_token(made.token.id, now)
+            for stream in (events, logs, output, messages):
+                assert stream.status_code == 200
+                stream.read()
+            with pytest.raises(ConnectionClosed):
+                socket.recv(timeout=30)
+            assert socket.close_code == 1012, "not 1000: the job goes on"
+        assert client.get(own).status_code == 401
+    accounts.set_disabled("emma", True, now)
 
 
 # Secrets and the audit trail --------------------------------------------------------------------------------------

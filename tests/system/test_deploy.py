@@ -35,6 +35,8 @@ def test_a_container_listens_to_others_only_with_accounts(tmp_path: Path) -> Non
                 try:
                     said = read_until(process.stdout, "is listening on http://")
                     port = said.rpartition(":")[2].split()[0] if start else re.findall(r":(\d+)", said)[-1]
+                    banner = read_until(process.stdout, "Flux token: ")
+                    assert "Require auth: True" in banner and "Flux user: ********" in banner, banner
                     found = re.search("user ann has the token (.+)", said)
                     assert (found is not None) == (start == 0), said
                     if found is not None:

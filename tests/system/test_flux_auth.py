@@ -201,6 +201,20 @@ def test_everybody_has_jobs_of_their_own(root: httpx2.Client, ann: httpx2.Client
     assert "for-root-only" not in ann.get("/v1/jobs?details=1").text
 
 
+def test_where_accounts_are_made_but_not_asked_for_an_admin_stops_the_service(tmp_path: Path) -> None:
+    server = Server(tmp_path, env={"FLUX_USER": ROOT, "FLUX_TOKEN": PASSWORD})
+    try:
+        server.start()
+        with server.http() as http:
+            assert http.get("/v1/jobs").status_code == 200
+            assert http.post("/v1/service/stop").status_code == 401
+            assert http.post("/v1/service/stop", auth=(ROOT, "wrong-word")).status_code == 401
+            assert http.post("/v1/service/stop", auth=(ROOT, PASSWORD)).status_code == 200
+        assert server.wait() == 0
+    finally:
+        server.close()
+
+
 def test_only_an_admin_stops_the_service(ann: httpx2.Client, root: httpx2.Client) -> None:
     answer = ann.post("/v1/service/stop")
     assert answer.status_code == 403

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.helpers import wait_until
 from tests.system.flux import Json, done, events, show, submit, text_of
 from tests.system.native import ended, state_of
 from tests.system.server import Server, ask_until, clean_env
@@ -379,6 +380,24 @@ def test_all_broken_rules_come_in_one_answer(http: httpx2.Client) -> None:
         "Please provide options as key=value, -o is invalid.",
         "Runtime must be >= 0, found -1",
     ]
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_job_has_a_folder_for_temporary_files_that_is_gone_after_it(http: httpx2.Client, tasks: int) -> None:
+    script = "touch $FLUX_JOB_TMPDIR/x && echo $FLUX_JOB_TMPDIR"
+    job = http.post("/v1/jobs/submit", json={"command": ["sh", "-c", script], "num_tasks": tasks}).json()["id"]
+    assert done(http, job)["result"] == "COMPLETED"
+    (folder,) = set(text_of(http, job).split())
+    wait_until(lambda: not Path(folder).exists(), 30, "the end of the folder")
+
+
+def test_a_launcher_is_started_once_for_one_key(http: httpx2.Client, tmp_path: Path) -> None:
+    launcher = tmp_path / "nextflow"
+    launcher.write_text("#!/bin/sh\n")
+    launcher.chmod(0o755)
+    query, headers = {"command": str(launcher), "is_launcher": "true"}, {"Idempotency-Key": str(tmp_path)}
+    first, second = (http.post("/v1/jobs/submit", params=query, headers=headers).json() for _ in range(2))
+    assert first == second and first["id"] == "MANY"
 
 
 def test_a_launcher_must_be_known_and_must_start(http: httpx2.Client) -> None:

@@ -25,6 +25,9 @@ def test_nothing_is_lost_or_told_twice_when_the_server_is_killed(tmp_path: Path)
             f'callback_secret = "{SECRET}"\nemit_status = true\n'
         )
         server = serve_door(tmp_path / "server", more)
+        with Redis.from_url(redis_url) as client:
+            # Not ours: it stays as it is, and keeps no other list waiting.
+            client.set("shared.status", "taken")
         try:
             door = Door(server.start())
             project = door.project()
@@ -87,6 +90,7 @@ def in_redis(url: str, uuid: str) -> None:
         ttl = client.ttl("shared.error")
         assert isinstance(ttl, int) and 0 < ttl <= 432_000
         assert client.llen("shared.metrics") == 1
+        assert (client.get("shared.status"), client.ttl("shared.status")) == (b"taken", -1)
 
 
 def given_up(door: Door, refusing: Receiver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,21 @@ def test_each_message_goes_to_one_of_many_who_wait(door: Door, server: Server) -
         for thread in threads:
             thread.join(0.02)
     assert sorted(item for item in got if item >= 0) == list(range(30))
+
+
+def test_who_leaves_while_waiting_takes_nothing_along(door: Door, server: Server) -> None:
+    queue = f"{name()}.error"
+    with socket.create_connection(("127.0.0.1", server.port)) as gone:
+        gone.sendall(
+            f"GET /k12ai/private/popmsg?key={queue}&wait=60 HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+        )
+    assert push(door, queue, b"1") == "0"
+    assert door.pop(queue, wait=10) == [1]
+
+
+def test_names_of_queues_forge_no_events(door: Door) -> None:
+    for queue in (f"{name()}.x\nid: 99", f"{name()}.x\r", "x" * 300):
+        assert push(door, queue, b"1") == "-1"
 
 
 # Streams ----------------------------------------------------------------------------------------------------------

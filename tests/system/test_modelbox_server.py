@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from tests.system.modelbox import Door, graph, toml
@@ -38,6 +40,12 @@ def test_graphs_from_files_and_jobs_that_outlive_the_server(serve: Callable[...,
         assert "missing_unit" in door.until("bad.toml", "FAILED")["job_error_msg"]
         assert "UTF-8" in door.until("binary", "FAILED")["job_error_msg"]
         door.create("by-rest", graph())
+        door.create("cancelled", graph())
+        with server.client() as client:
+            (job,) = client.jobs(name="cancelled")
+            client.cancel(job.id)
+            client.wait(job.id)
+        assert door.status("cancelled") == "404"
         loaded = {"same.toml", "changing.toml", "inner.json", "bad.toml", "binary"}
         assert set(door.list()) == loaded | {"by-rest"}
     kept = graphs / "oneshot/by-rest"
@@ -62,7 +70,15 @@ def test_graphs_from_files_and_jobs_that_outlive_the_server(serve: Callable[...,
         assert door.delete("by-rest") == 204
         assert kept.exists()
 
+    server.kill()
+    graphs.rename(tmp_path / "away")
+    server.start()
+    with Door(server, server.door_port("modelbox")) as door:
+        assert door.status("same.toml") == "RUNNING", "its folder can't be read, which is not to say that it is gone"
     assert server.end() == 0
+    with closing(sqlite3.connect(server.data / "runyard.db")) as database:
+        kept_ids = {key for (key,) in database.execute("SELECT key FROM door_records WHERE door = 'modelbox'")}
+    assert "same.toml" in kept_ids and "cancelled" not in kept_ids
     conf.write_text(
         f'[server]\nport = 0\nflow_path = ""\n[acl]\nallow = ["10.0.0.0/8"]\n[log]\npath = "{tmp_path}/server.log"\n'
     )

@@ -50,6 +50,25 @@ def test_a_manager_that_is_killed_in_each_step_starts_each_once(serve: Callable[
         assert ended(http, "q")["state"] == "succeeded"
 
 
+def test_a_manager_that_no_longer_knows_where_a_member_is(serve: Callable[..., Server]) -> None:
+    with members(FakeMember()) as (fake,):
+        server = serve(RUNYARD_DOORS__TANGO__HEARTBEAT="0.1", TANGO_MINE_URL=fake.url)
+        body = {"user_id": "u", "steps": [{"container": "mine"}], "max_missed_beats": 2}
+        with server.http() as http:
+            for name in ("begun", "held"):
+                start = {"start": "true"} if name == "begun" else {}
+                assert http.post(PROJECTS, json=body | {"name": name}, params=start).status_code == 201
+            fake.until_called(START, http.get(f"{PROJECTS}/begun").json()["id"])
+        server.kill()
+        server.set_env(TANGO_MINE_URL="")
+        server.start()
+        with server.http() as http:
+            assert http.post(f"{PROJECTS}/held/start", json={}).status_code == 200
+            for name in ("begun", "held"):
+                assert ended(http, name)["state"] == "failed"
+                assert "its address is configured no longer" in http.get(f"{PROJECTS}/{name}").json()["reason"]
+
+
 def test_the_seed_port_and_the_allow_list(serve: Callable[..., Server]) -> None:
     server = serve(
         RUNYARD_DOORS__TANGO__PORT="0",

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -184,6 +185,28 @@ def test_a_project_is_a_job(http: httpx2.Client, member: FakeMember, tmp_path: P
     assert bad.status_code == 400 and "/api/v1/projects" in bad.json()["detail"]
 
 
+def test_a_project_that_ends_before_it_was_started(http: httpx2.Client) -> None:
+    step = {"container": "a", "command": ["true"]}
+    assert ended(http, submit(http, name="spoilt", command=["false"])["id"])["state"] == "failed"
+    over = until(http, create(http, "hopeless", step, after=["spoilt"])["id"], "failed")
+    assert "spoilt" in over["reason"] and over["status"] == "failed"
+    ref = create(http, "hasty", step, start=False)["id"]
+    assert act(http, ref, "stop")["status"] == "stopped"
+    # It comes back held as it was, and is started nevertheless.
+    act(http, ref, "start")
+    until(http, ref, "completed")
+
+
+def test_of_projects_with_one_id_only_the_first_is_made(server: Server) -> None:
+    def make(number: int) -> int:
+        body = {"name": f"same-{number}", "user_id": "u", "project_id": "same", "steps": [{"container": "user_edit"}]}
+        with server.http() as http:
+            return http.post(PROJECTS, json=body).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(make, range(4))) == [201, 409, 409, 409]
+
+
 def test_step_by_step(http: httpx2.Client, member: FakeMember) -> None:
     steps = [{"container": "a", "url": member.url}, {"container": "user_edit"}, {"container": "b", "url": member.url}]
     ref = create(http, "manual", *steps, start=False, project_type="manual")["id"]
@@ -198,6 +221,9 @@ def test_step_by_step(http: httpx2.Client, member: FakeMember) -> None:
     assert act(http, ref, "advance")["waits_for"] == [
         "user_edit: it needs a person's confirmation: runyard project advance"
     ]
+    # That is nobody's who has no credentials.
+    said = {"container_id": "user_edit", "user_id": "u", "project_id": ref, "status": "success"}
+    assert http.get("/status_report", params=said).status_code == 400
     act(http, ref, "advance")
     assert act(http, ref, "advance", 400, container="nothing")["errors"][0]["field"] == "container"
     act(http, ref, "advance", container="b")
@@ -262,6 +288,16 @@ def test_telemetry_becomes_events_and_never_shows_what_is_no_number(
     assert kept["progress"] == 3.0
     items = http.get("/api/v1/events", params={"job": ref, "type": "project.metrics"}).json()["items"]
     assert [item["data"]["update"] for item in items] == ["train_loss", "system", "anchors"]
+    curves = http.get(f"/api/v1/jobs/{ref}/metrics").json()["items"]
+    assert {curve["name"]: curve["last"] for curve in curves} == {
+        "autonn.train_loss.epoch": 1,
+        "autonn.train_loss.class_type": 2,
+        "autonn.anchors.x": 1,
+    }
+    # A kind of the member's own that is called as the mark is.
+    assert http.post("/status_update", json=task | {"update_id": "progress"}).status_code == 200
+    assert http.post("/status_update", json=task | {"update_id": "train_end"}).status_code == 200
+    assert http.get(f"{PROJECTS}/{ref}/metrics").json()["containers"]["autonn"]["progress"] == 4.0
     bad = http.post("/status_update", json=task | {"update_id": "x", "update_content": "{"})
     assert bad.status_code == 400 and bad.json()["status"] == "error"
     act(http, ref, "stop")

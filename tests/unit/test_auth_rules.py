@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 
 from runyard.api.accounts import check_auth
@@ -16,8 +17,9 @@ from runyard.auth.audit import MOST, Audit, Call
 from runyard.auth.caller import Caller, Role, Scope
 from runyard.auth.credentials import PREFIX, Basic, Bearer, new_secret, read_header, secret_hash
 from runyard.auth.directory import Directory
-from runyard.auth.environment import SECRET_VARIABLES, flux_access
+from runyard.auth.environment import flux_access
 from runyard.auth.limiter import Limiter, address_key
+from runyard.auth.password import check_password
 from runyard.config import parse
 from runyard.model.account import Token, User, check_account_name
 from runyard.model.errors import ConfigError, Forbidden, InvalidInput, Unauthenticated
@@ -293,6 +295,9 @@ def test_a_request_for_a_token_as_the_clients_of_flux_sign_it() -> None:
         signed(iat=T0 + 1000),
         signed(exp=T0 - 1000),
         signed(iat="now"),
+        signed(iat=10**400),
+        signed(user="an\ud800n"),
+        signed(password="open\ud800"),
         jwt.encode({"user": "ann", "pass": "x", "scope": "token"}, None, "none"),
         "nonsense",
     ],
@@ -362,7 +367,24 @@ def test_nobody_else_can_call_while_there_are_no_accounts() -> None:
             check_auth(parse(text)[0])
 
 
-@pytest.mark.parametrize("name", sorted(SECRET_VARIABLES))
+@pytest.mark.parametrize(
+    "name",
+    ["FLUX_TOKEN", "FLUX_TOKEN_FILE", "FLUX_SECRET_KEY", "RUNYARD_TOKEN", "RUNYARD_STORE__URL", "RUNYARD_HOOKS"],
+)
 def test_secrets_of_the_server_are_never_handed_on_to_jobs(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         check_auth(parse(f'[agent]\npass_env = ["{name}"]')[0])
+
+
+def test_the_audit_trail_takes_names_that_are_no_text() -> None:
+    told: list[dict[str, Any]] = []
+    audit = Audit(lambda _, data: told.append(data))
+    audit.tell("auth.refused", Call("10.0.0.1", "GET", "/\udcff"), T0, "an\ud800n", reason="\ud800" * 300)
+    assert msgspec.json.decode(msgspec.json.encode(told[0]))["account"] == "an?n"
+    assert len(told[0]["reason"]) == 200
+
+
+@pytest.mark.parametrize("password", ["", "seven77", "x" * 1025, PREFIX + "0123456789", "\udce4" * 8])
+def test_what_can_be_no_password(password: str) -> None:
+    with pytest.raises(InvalidInput, match="a password"):
+        check_password(password)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runyard.config import KEYS
+from runyard.settings import Config
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ["deploy/Dockerfile", ".devcontainer/Dockerfile"]
@@ -71,4 +72,4 @@ def test_the_development_container_passes_the_arguments_on() -> None:
     assert set(build["args"]) == ARGUMENTS
     assert (ROOT / ".devcontainer" / build["dockerfile"]).is_file()
     assert (ROOT / ".devcontainer" / build["context"]).resolve() == ROOT
-    assert container["forwardPorts"] == [int(build["args"]["port"])]
+    assert container["forwardPorts"] == [int(build["args"]["port"]), Config().server.port]

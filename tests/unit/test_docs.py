@@ -213,6 +213,14 @@ def test_every_error_code_and_event_type_is_documented() -> None:
     assert [name for name in EVENT_TYPES if f"`{name}`" not in text] == []
 
 
+def test_every_resource_of_the_api_is_documented() -> None:
+    text = (DOCS / "doors/native.md").read_text(encoding="utf-8")
+    paths = msgspec.json.decode((DOCS / "openapi.json").read_bytes())["paths"]
+    found = {path.split("/")[3] for path in paths if path.startswith("/api/v1/")}
+    assert "jobs" in found
+    assert [name for name in sorted(found) if f"/api/v1/{name}" not in text] == []
+
+
 def test_the_job_document_that_is_shown_is_a_real_one() -> None:
     shown = [msgspec.json.decode(text) for _, text in _snippets("json") if '"f58"' in text]
     assert len(shown) == 1

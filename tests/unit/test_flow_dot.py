@@ -115,7 +115,7 @@ def test_the_graph_has_its_own_properties() -> None:
     graph = parse('strict digraph "my graph" { a=1; graph [b=2, a=3] { c=4 } subgraph s { d e } }')
     assert (graph.name, graph.directed, graph.strict) == ("my graph", True, True)
     assert graph.attributes == {"a": "3", "b": "2"}
-    assert graph.subgraphs == {"s": ["d", "e"]}
+    assert list(graph.nodes) == ["d", "e"]
 
 
 def test_edges_have_attributes_compass_points_and_places() -> None:
@@ -190,6 +190,11 @@ BOUNDS = {
     f"more than {MAX_NODES:,} nodes": "digraph {" + " ".join(f"n{n}" for n in range(MAX_NODES + 1)) + "}",
     f"more than {MAX_EDGES:,} edges": "digraph {subgraph s {" + " ".join(f"n{n}" for n in range(400)) + "}"
     " subgraph s {} -> subgraph s {} }",
+    "edges": "strict digraph {subgraph s {"
+    + " ".join(f"n{n}" for n in range(400))
+    + "}"
+    + "subgraph s{} -> n0 " * 251
+    + "}",
     "attributes for one thing": "digraph {a[" + ",".join(f"x{n}=1" for n in range(MAX_ATTRIBUTES + 1)) + "]}",
     "attributes for one": "digraph {node[" + ",".join(f"x{n}=1" for n in range(MAX_ATTRIBUTES + 1)) + "]}",
     f"more than {MAX_ENTRIES:,} attributes": "digraph {node["
@@ -206,6 +211,14 @@ def test_everything_has_a_bound(words: str) -> None:
     with pytest.raises(DotError) as caught:
         parse(BOUNDS[words])
     assert words in caught.value.message
+
+
+def test_a_subgraph_that_is_opened_again_is_not_gone_through_again() -> None:
+    names = [f"n{n}" for n in range(MAX_NODES)]
+    graph = parse("digraph {subgraph s {" + " ".join(names) + "}" + "subgraph s{} subgraph s{} -> {}" * 50_000 + "}")
+    assert list(graph.nodes) == names and not graph.edges
+    edges = parse("digraph {subgraph s {a} -> subgraph s {b}}").edges
+    assert {edge.tail + edge.head for edge in edges} == {"aa", "ab", "ba", "bb"}, "as in Graphviz"
 
 
 def test_the_deepest_graph_allowed_is_read() -> None:

@@ -20,12 +20,12 @@ def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[in
         if not in_loop:
             kinds += ["stream", *(["late", "filter"] if free else [])]
         if depth:
-            kinds += ["fork", "cond", "expand", "loop"] + ([] if in_loop else ["sexpand"])
+            kinds += ["fork", "cond", "torn", "expand", "loop"] + ([] if in_loop else ["sexpand"])
         kind = draw(st.sampled_from(kinds))
         names[0] += 1
         name = f"{kind[0]}{names[0]}"
         inner: tuple[tuple[Step, ...], ...] = ()
-        if kind in ("fork", "cond"):
+        if kind in ("fork", "cond", "torn"):
             inner = (
                 steps(draw, depth - 1, False, in_loop, names),
                 steps(draw, depth - 1, False, in_loop, names),
@@ -92,6 +92,9 @@ FLOWS: dict[str, tuple[Step, ...]] = {
     "outer errors are not seen inside": (s("fail", "f"), s("expand", "e", (s("catch", "k"),)), s("catch", "o")),
     "inner errors are seen outside": (s("expand", "e", (s("fail", "f"), s("fail", "g"))), s("catch", "o")),
     "errors in a branch": (s("fail", "a"), s("cond", "c", (s("fail", "f"), s("catch", "k")), ()), s("catch", "o")),
+    "a condition fails": (s("torn", "c", (s("map", "x"),), (s("stream", "y"),)), s("catch", "o")),
+    "one branch makes good": (s("torn", "c", (s("map", "x"),), (s("catch", "k"),)), s("stream", "n")),
+    "both branches make good": (s("torn", "c", (s("catch", "k"),), (s("catch", "m"),)), s("stream", "n")),
     "loop": (s("loop", "l", (s("map", "x"),)), s("stream", "n")),
     "loop with an empty body": (s("loop", "l", ()),),
     "loop with brackets": (s("loop", "l", (s("cond", "c", (s("map", "x"),), ()), s("map", "m"), s("fail", "f"))),),

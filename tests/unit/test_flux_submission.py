@@ -173,3 +173,8 @@ def test_what_the_environment_says_is_heard_and_its_secrets_are_not_shown() -> N
     assert "Require auth: True" in text and "Secret key: unset" in text and "s3cret" not in text
     longer = banner({"FLUX_USER": "me", "FLUX_TOKEN": "s3cret" * 9}, require_auth=True, multi_user=False)
     assert longer == text
+
+
+def test_a_number_that_is_too_long_for_an_environment() -> None:
+    (error,) = errors({"envars": "{'A': 0x" + "f" * 5000 + "}"})
+    assert error == "Environment variables are texts, the number A is too long."

@@ -8,7 +8,7 @@ import pytest
 
 from runyard.model.message import Message
 from runyard.model.state import State
-from runyard.training.ending import Claim, End, claim_of, ending
+from runyard.training.ending import Claim, End, claim_of, ending, told_once
 from runyard.training.task import Task, told
 
 CRASH = {
@@ -72,6 +72,13 @@ def test_a_job_cancelled_by_another_door_was_stopped() -> None:
     assert ending(task(), end(State.CANCELLED, signal=15), said).code == 100004
 
 
+def test_a_time_limit_is_nobodys_wish() -> None:
+    said = claim_of(message("status", {"status": "stopped"}))
+    facts = end(State.TIMED_OUT, signal=15, reason="time limit exceeded")
+    assert ending(task(), facts, said).code == 100299
+    assert ending(task(), facts, claim_of(message("error", CRASH))).code == 100913
+
+
 def test_the_program_knows_best_why_it_failed() -> None:
     found = ending(task(), end(State.FAILED, 1), claim_of(message("error", CRASH)))
     assert (found.code, found.word, found.more["message"]) == (100913, "crash", "'lr'")
@@ -121,3 +128,18 @@ def test_what_the_server_tells_is_no_claim() -> None:
     assert claim_of(message(kind, body, source="server")) is None
     # The collector's own message about a traceback is one: the program has said it, if only on stderr.
     assert isinstance(claim_of(message("error", CRASH, source="server")), Claim)
+
+
+def test_a_page_says_once_how_a_task_goes() -> None:
+    def tell(code: int, **more: Any) -> Message:
+        return message(*told(task(), code, **more), source="server")
+
+    running, finished = message("status", {"status": "running"}), message("status", {"status": "finished"})
+    crash, epoch = message("error", CRASH), message("status", {"status": "epoch 3"})
+    assert told_once([tell(100001), tell(100002), running, epoch, finished, tell(100003)]) == [
+        *(tell(100001), tell(100002), epoch, tell(100003))
+    ]
+    # What the server does not tell, or tells otherwise.
+    assert told_once([running, finished]) == [running, finished]
+    assert told_once([tell(100001), running, crash, tell(100004)]) == [tell(100001), running, crash, tell(100004)]
+    assert told_once([crash, tell(100913)]) == [tell(100913)]

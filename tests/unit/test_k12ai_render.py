@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from runyard.model.message import Message
@@ -103,13 +104,20 @@ def test_what_is_not_for_clients() -> None:
     assert shown("error", {"status": "crash", "err_type": "KeyError"}) == []
     running = {"status": "running", "memstat": {"app_cpu_memory_usage_MB": 1.5}}
     assert shown("status", running) == []
-    speaks = Task(**{name: getattr(TASK, name) for name in TASK.__struct_fields__} | {"says_running": True})
+    speaks = msgspec.structs.replace(TASK, says_running=True)
     assert one("status", running, task=speaks)["data"]["expand"] == running
 
 
 def test_a_warning_is_passed_on() -> None:
     message = one("error", {"status": "warning", "message": "careful", "err_type": "UserWarning", "err_text": "x"})
     assert message["error"]["code"] == 100009 and message["error"]["detail"]["exc_type"] == "UserWarning"
+
+
+@pytest.mark.parametrize("detail", ["filename", 5, ["traceback"], {"traceback": 5}, {"exc_type": "KeyError"}, None])
+def test_details_of_any_form_do_no_harm(detail: Any) -> None:
+    speaks = msgspec.structs.replace(TASK, says_running=True)
+    for word, code in (("running", 100002), ("warning", 100009)):
+        assert one("status", {"status": word, "detail": detail}, task=speaks)["error"]["code"] == code
 
 
 def test_a_large_body_is_replaced() -> None:

@@ -94,7 +94,9 @@ def test_what_is_no_json_object(body: bytes) -> None:
         ({"callback_url": "file:///etc/passwd"}, 100102),
         ({"callback_url": 5}, 100102),
         ({"callback_url": "http://" + "x" * 3000}, 100102),
+        ({"callback_url": "http://h/a b"}, 100102),
         ({"token": "x" * 70_000}, 100102),
+        ({"token": json.loads("[" * 33 + "]" * 33)}, 100102),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], code: int) -> None:

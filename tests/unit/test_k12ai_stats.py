@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -99,6 +100,8 @@ def test_who_asks_is_the_user_else_the_username_else_admin() -> None:
         ({"query": {"cpus": 2}}, 100102, "cpus"),
         ({"async": "later"}, 100102, "async"),
         ({"appId": "a,b"}, 100102, "appId"),
+        ({"token": json.loads("[" * 33 + "]" * 33)}, 100102, "token"),
+        ({"token": "x" * 70_000}, 100102, "token"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_the_name_of_its_key(body: dict[str, Any], code: int, word: str) -> None:

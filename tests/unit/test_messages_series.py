@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.cli.messages import sparkline
+from runyard.cli.output import show
 from runyard.model.series import BUDGET, MAX_NAMES, MOST, Curves, Point, reduced
 
 
@@ -76,3 +77,8 @@ def test_a_curve_as_a_line_of_text() -> None:
     assert sparkline([0.0, None, 7.0]) == "▁ █"
     assert len(sparkline([float(n) for n in range(1000)])) == 40
     assert sparkline([-1.7e308, 1.7e308]) == "▁█"
+
+
+def test_what_programs_say_does_no_harm_to_a_terminal() -> None:
+    assert show({"\x1b[2J": "\x07", "loss": 1e300}) == "\\x1b[2J=\\x07 loss=1e+300"
+    assert show([3.0, 0.5]) == "3, 0.5"

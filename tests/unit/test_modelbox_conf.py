@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from runyard.cli.flowjobs import Watcher, submit, watch
+from runyard.client import Unreachable
 from runyard.config import parse
-from runyard.flowfiles import FlowFile, Known, plan
+from runyard.flowfiles import FlowFile, Known, plan, signature
 from runyard.importers.modelbox import Conf, read_conf
 from runyard.model.check import MAX_GRAPH, build_spec
 from runyard.model.errors import ConfigError, InvalidInput
 from runyard.model.flow import Flow, Format, format_of
 from runyard.model.job import JobSpec
+from tests.helpers import wait_until
 
 ENV = {"MODELBOX_ROOT": "/opt/mb", "EMPTY": ""}
 
@@ -167,6 +176,110 @@ def test_jobs_follow_files(
 ) -> None:
     todo = plan(files, jobs, revive=revive)
     assert (todo.end, [file.path for file in todo.start]) == (end, start)
+
+
+@pytest.mark.parametrize(
+    ("unread", "end"),
+    [
+        ([], ["/x/a", "/x/b"]),
+        (["/x/a"], ["/x/b"]),
+        (["/x"], []),
+        (["/"], []),
+        (["/x/"], []),
+        (["/xx", "/x/ab"], ["/x/a", "/x/b"]),
+    ],
+)
+def test_what_can_not_be_read_is_not_gone(unread: list[str], end: list[str]) -> None:
+    jobs = [Known("/x/a", "1", True), Known("/x/b", "1", True)]
+    assert plan([], jobs, revive=True, unread=unread).end == end
+
+
+class FakeClient:
+    """Takes all flows, and keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+        self.ended: list[str] = []
+
+    def jobs(self, **_: Any) -> list[Any]:
+        return []
+
+    def submit_flow(self, spec: dict[str, Any]) -> Any:
+        self.submitted.append(spec["name"])
+        return SimpleNamespace(id=spec["name"])
+
+    def cancel(self, job: str) -> None:
+        self.ended.append(job)
+
+    wait = cancel
+
+    def flow_status(self, _: str) -> Any:
+        """Of a flow that has crashed."""
+        return SimpleNamespace(state="failed", flow_state="running", error="ended by SIGKILL")
+
+
+def test_a_flow_that_crashes_while_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "one.toml"
+    file.write_text("[graph]")
+    client = FakeClient()
+    monkeypatch.setattr("runyard.cli.flowjobs.connect", lambda: nullcontext(client))
+    done = CliRunner().invoke(submit, [str(file), "--wait"], standalone_mode=False)
+    assert (done.return_value, done.stdout, done.stderr) == (1, "one\n", "error: ended by SIGKILL\n")
+
+
+def test_the_flows_of_a_folder_that_is_away_go_on(tmp_path: Path) -> None:
+    folder, away = tmp_path / "flows", tmp_path / "away"
+    folder.mkdir()
+    (folder / "one").write_text("[graph]")
+    (folder / "loop").symlink_to("loop")
+    client = FakeClient()
+    watcher = Watcher(client, str(folder))  # type: ignore[arg-type]
+    watcher.look()
+    folder.rename(away)
+    watcher.look()
+    away.rename(folder)
+    watcher.look()
+    assert (client.submitted, client.ended) == (["one"], [])
+    (folder / "one").unlink()
+    watcher.look()
+    assert set(client.ended) == {"one"}
+
+
+class LostClient(FakeClient):
+    """Its server goes away with the first submission, and it ends the command with the second."""
+
+    def submit_flow(self, spec: dict[str, Any]) -> Any:
+        super().submit_flow(spec)
+        if len(self.submitted) == 1:
+            raise Unreachable("no server answers")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return SimpleNamespace(id="1")
+
+
+def test_a_folder_is_watched_on_when_the_server_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").write_text("[graph]")
+    client = LostClient()
+    monkeypatch.setattr("runyard.cli.flowjobs.connect", lambda: nullcontext(client))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(watch, [str(tmp_path), "--interval", "0.05"], standalone_mode=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.return_value, done.stderr) == (0, "no server answers; trying again\n")
+    assert client.submitted == ["one", "one"]
+
+
+def test_a_file_as_old_and_as_large_is_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "one"
+    file.write_text("1")
+    before, times = signature(str(tmp_path)), (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+
+    def differs() -> bool:
+        file.write_text("2")
+        os.utime(file, ns=times)
+        return signature(str(tmp_path)) != before
+
+    wait_until(differs, 30, "a later time of change")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from runyard.client.messages import Curve
-from runyard.notebook import curves
+from runyard.notebook import curves, job
 from runyard.notebook.screen import Screen
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -92,3 +92,20 @@ def test_in_a_notebook_one_output_is_drawn_anew(monkeypatch: pytest.MonkeyPatch)
         screen.show(state, [_curve((1, 0, 1))])
     assert [kind for kind, _ in shown] == ["display", "update"]
     assert "<b>succeeded</b>" in shown[1][1]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"message": "no"}, "Error: no"),
+        ({"message": "no", "detail": "text"}, "Error: no"),
+        ({"message": "no", "detail": {"exc_type": "KeyError", "traceback": 3}}, "KeyError: no"),
+        (
+            {"detail": {"traceback": ["frame", {"filename": "a.py", "linenum": 1, "funcname": "f", "source": "x"}]}},
+            "Error: \n  a.py:1 f  x",
+        ),
+    ],
+)
+def test_errors_of_any_shape_are_shown_as_far_as_they_go(body: dict[str, Any], text: str) -> None:
+    client: Any = SimpleNamespace(messages=lambda ref, kinds: [SimpleNamespace(body=body)])
+    assert job._failure(client, "1") == text

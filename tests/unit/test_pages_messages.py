@@ -91,6 +91,7 @@ def test_a_matrix_is_shaded_between_its_extremes() -> None:
         ([[]], 1, False),
         ([[1], [1, 2, 3]], 2, False),
         ([["a", True, {}]], 1, False),
+        ([[10**400, -(10**400), 1e308, -1e308, 1]], 1, False),
         ("text", 0, True),
         ([1, 2], 0, True),
         (None, 0, True),

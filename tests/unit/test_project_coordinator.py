@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from runyard.model.errors import Conflict
@@ -234,6 +236,20 @@ def test_the_job_of_a_local_step_is_submitted_again_only_if_it_was_not() -> None
     assert not any(isinstance(effect, SubmitJob) for effect in rig.take())
     rig.job(A, State.SUCCEEDED)
     assert rig.phase() is Phase.COMPLETED
+
+
+@pytest.mark.parametrize("word", ["running", "success", "failed", "stopped"])
+def test_what_is_reported_of_a_local_step_does_not_end_it(word: str) -> None:
+    rig = Rig(LOCAL, B)
+    rig.begin()
+    _submitted(rig)
+    rig.job(A, State.RUNNING)
+    rig.report(A, word)
+    # Nothing is due: its job is not asked, and not taken for a service that stays up.
+    assert rig.coordinator.next_wakeup == math.inf
+    assert rig.phases == {A: "running", B: "ready"}
+    rig.job(A, State.SUCCEEDED)
+    assert rig.phases == {A: "completed", B: "starting"}
 
 
 def test_a_service_that_stays_up_is_a_success_and_goes_on() -> None:

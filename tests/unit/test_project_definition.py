@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +12,15 @@ from runyard.model.errors import ConfigError, InvalidInput
 from runyard.project.definition import build_project, condition_met
 from runyard.project.files import (
     project_info,
-    read_dataset,
     read_deployment,
     read_neural_net,
     read_project_info,
     read_yaml,
 )
 from runyard.project.places import Claim, Places
-from runyard.service.projects import addresses
+from runyard.service.projects import Projects, addresses
+from runyard.settings import Tango
+from runyard.store.output import OutputFiles
 
 
 def chain(**fields: Any) -> list[str]:
@@ -63,31 +66,55 @@ def test_conditions_compare_as_text() -> None:
         assert condition_met(project, project.steps[0]) is met
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1 << 70, -(1 << 70), 1 << 10_000])
+def test_numbers_that_can_not_be_kept_as_json_are_refused(value: float) -> None:
+    with pytest.raises(InvalidInput, match=r"info\.x"):
+        build_project({"name": "p", "info": {"x": value}}, "u")
+
+
 def test_circles_are_refused() -> None:
     steps = [{"container": name, "command": ["x"], "after": [after]} for name, after in (("a", "b"), ("b", "a"))]
     with pytest.raises(InvalidInput, match="wait for each other"):
         build_project({"name": "p", "steps": steps}, "u")
 
 
-def test_addresses() -> None:
+def test_addresses(tmp_path: Path) -> None:
     env = {"TANGO_CODE_GEN_URL": "http://b:2", "TANGO_MINE_URL": "http://c:3", "TANGO_PM_URL": "x", "OTHER": "y"}
     found = addresses(["bms = http://a:1", "codeGen=http://z:9"], env)
     assert found == {"bms": "http://a:1", "code_gen": "http://b:2", "mine": "http://c:3"}
     for bad in (["bms"], ["bms=ftp://x"], ["bms=http://user:secret@x"]):
         with pytest.raises(ConfigError):
             addresses(bad, {})
+    with pytest.raises(ConfigError, match="docker_host"):
+        Projects(Tango(docker_host="::1"), OutputFiles(tmp_path), tmp_path, "node")
 
 
 def test_a_member_works_for_one_and_the_others_line_up() -> None:
     places = Places()
     one, two, three = (Claim(number, "a", 1) for number in (1, 2, 3))
-    assert places.ask("h:1", one, 1) is None
-    assert places.ask("h:1", one, 1) is None
-    assert places.ask("h:1", two, 1) == places.ask("h:1", three, 1) == 1
-    assert places.ask("h:2", two, 1) is None
+    assert places.ask("h:1", one, 1) and places.ask("h:1", one, 1)
+    assert not places.ask("h:1", two, 1) and not places.ask("h:1", three, 1)
+    assert places.holder("h:1", two) == 1 and places.holder("h:1", one) is None
+    assert places.ask("h:2", two, 1)
     assert places.give("h:1", 9, "a") == []
-    assert places.give("h:1", 1, "a") == [two, three]
-    assert places.ask("h:1", two, 1) is None
+    # One gets it, and no newcomer comes in between.
+    assert places.give("h:1", 1, "a") == [two]
+    assert not places.ask("h:1", one, 1) and places.holder("h:1", three) == 2
+    # Who is gone waits no more.
+    assert places.give("h:1", 3, "a") == []
+    assert places.give("h:1", 2, "a") == [one]
+    assert places.give("h:1", 1, "a") == []
+
+
+def test_a_member_that_works_for_several_takes_as_many_as_each_allows() -> None:
+    places = Places()
+    for number in (1, 2):
+        assert places.ask("h:1", Claim(number, "a", 1), 2)
+    alone, beside = Claim(3, "a", 1), Claim(4, "a", 1)
+    assert not places.ask("h:1", alone, 1) and not places.ask("h:1", beside, 2)
+    assert places.give("h:1", 1, "a") == [beside]
+    assert places.give("h:1", 2, "a") == []
+    assert places.give("h:1", 4, "a") == [alone]
 
 
 # Files ------------------------------------------------------------------------------------------------------------
@@ -117,7 +144,6 @@ def test_every_spelling_is_read() -> None:
         "target_hostip": "1.2.3.4",
         "user_editing": False,
     }
-    assert read_dataset("nc: 2\nnames: {1: b, 0: a}\n")["names"] == ["a", "b"]
     deployment = read_deployment(
         "build: {components: {custom_packages: {atp: [x], papi: [y]}}}\ndeploy: {workdir: /w, k8s: {nfsip: h}}\n"
     )
@@ -128,8 +154,10 @@ def test_every_spelling_is_read() -> None:
 
 
 def test_files_become_values_that_json_has() -> None:
-    text = 'a: .inf\nb: 99999999999999999999\nc: 2020-01-01\nd: !!set {x}\n1: "\\ud800"\ne: [&x {y: null}, *x]\n'
-    expected = {"a": None, "b": "9" * 20, "c": "2020-01-01", "d": ["x"], "1": "?", "e": [{"y": None}, {"y": None}]}
+    text = (
+        'a: .inf\nb: 99999999999999999999\nc: 2020-01-01\nd: !!set {x}\n"\\ud800": "\\ud800"\ne: [&x {y: null}, *x]\n'
+    )
+    expected = {"a": None, "b": "9" * 20, "c": "2020-01-01", "d": ["x"], "?": "?", "e": [{"y": None}, {"y": None}]}
     assert read_yaml(text, "x") == expected
 
 

@@ -263,6 +263,19 @@ def test_the_time_limit_of_a_step() -> None:
     assert "time limit" in rig.reason(A)
 
 
+def test_a_step_that_took_too_long_has_failed_and_is_tried_again() -> None:
+    rig = started(Step(container=A, time_limit=3, retries=1))
+    for run in (1, 2):
+        assert rig.run(A) == run
+        rig.now += 3
+        rig.tick()
+        rig.stop_reply(A)
+        rig.beat(A, STOPPED)
+        if run == 1:
+            rig.start_reply(A)
+    assert rig.phase() is Phase.FAILED and rig.count("start", A) == 2
+
+
 # stop -------------------------------------------------------------------------------------------------------------
 
 

@@ -97,3 +97,10 @@ def test_of_exceptions_in_a_row_the_last_one_counts() -> None:
 )
 def test_other_text_is_no_error(text: str) -> None:
     assert failure.of_text(text) is None
+
+
+def test_no_text_takes_longer_than_it_is_long() -> None:
+    # In time that grows with the square of the length, this one would take minutes.
+    text = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    ' + "^" * 400_000 + "x\nKeyError: 1\n"
+    found = failure.of_text(text)
+    assert found is not None and found["exc_type"] == "KeyError"

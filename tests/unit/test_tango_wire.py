@@ -6,7 +6,7 @@ import pytest
 
 from runyard.api.tango.address import report_path
 from runyard.project.container import canonical, deploy_container
-from runyard.project.update import read_update
+from runyard.project.update import numbers_of, read_update
 from runyard.project.wire import (
     MANAGER_OPERATIONS,
     MEMBER_OPERATIONS,
@@ -41,6 +41,10 @@ STOPPED, FAILED, COMPLETED = MemberState.STOPPED, MemberState.FAILED, MemberStat
         (START, 200, b'{"status_code":400,"detail":"failed","headers":null}', Kind.NO, None),
         (START, 200, b"", Kind.EMPTY, None),
         (START, 200, b'""', Kind.EMPTY, None),
+        # What a framework says for a call that was done: nothing may be started anew.
+        (START, 200, b"null", Kind.GARBLED, None),
+        (START, 202, b"", Kind.GARBLED, None),
+        (START, 204, b"", Kind.GARBLED, None),
         (STOP, 200, b'"finished"', Kind.YES, None),
         (STOP, 200, b"null", Kind.EMPTY, None),
         (STATUS_REQUEST, 204, b"", Kind.STATE, READY),
@@ -260,7 +264,18 @@ def test_updates_have_only_numbers_that_browsers_know() -> None:
     }
     assert read_update({"update_id": "x", "update_content": {"a": float("inf")}}) == ("x", {"a": None})
     assert read_update({"update_id": "x"}) == ("x", {})
+    # Keys as well are text that can be stored and sent.
+    text = '{"\\ud800": {"\\udfff": 1}}'
+    assert read_update({"update_id": "x", "update_content": text}) == ("x", {"?": {"?": 1}})
     assert read_update({"update_id": "x", "update_content": "[1]"}) == ("x", {"value": [1]})
+
+
+def test_the_numbers_of_an_update_are_points_of_curves() -> None:
+    content = {"epoch": 3, "box": 0.5, "cls": None, "done": True, "name": "x", "\n": 1, "k" * 101: 1}
+    body = {"values": {"autonn.train_loss.epoch": 3, "autonn.train_loss.box": 0.5}, "step": 3}
+    assert numbers_of("autonn", "train_loss", content) == body
+    assert numbers_of("autonn", "x", {"a": 1, "epoch": "2"}) == {"values": {"autonn.x.a": 1}}
+    assert numbers_of("autonn", "system", {"torch": "2"}) is None
 
 
 @pytest.mark.parametrize(
@@ -278,3 +293,8 @@ def test_updates_have_only_numbers_that_browsers_know() -> None:
 def test_updates_that_can_not_be_read_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(BadReport):
         read_update(dict(values))
+
+
+def test_an_update_with_half_a_surrogate_pair_can_be_stored() -> None:
+    content = r'{"a\ud800": 1, "b": {"c\udfff": "\ud800"}}'
+    assert read_update({"update_id": "x", "update_content": content}) == ("x", {"a?": 1, "b": {"c?": "?"}})

@@ -215,6 +215,24 @@ def test_a_section_that_cannot_be_had_is_empty_and_says_why() -> None:
     run(test)
 
 
+def test_a_section_that_rests_long_keeps_what_it_has() -> None:
+    async def test(source: Source) -> None:
+        async def slow() -> list[int]:
+            source.now += 10.0
+            return await source.take()
+
+        section: Section[list[int]] = Section("x", slow, [], 0.0, 10.0, clock=lambda: source.now)
+        await section.refresh()
+        # It rests for a hundred seconds: nobody could have a newer one.
+        source.now += 110.0
+        assert section.peek() == [1]
+        source.now += 110.0
+        assert section.peek() == []
+        section.close()
+
+    run(test)
+
+
 def test_a_section_that_hangs_keeps_what_it_had_and_is_not_asked_twice() -> None:
     async def test(source: Source) -> None:
         section = source.section(interval=3600.0)
@@ -223,6 +241,11 @@ def test_a_section_that_hangs_keeps_what_it_had_and_is_not_asked_twice() -> None
         source.gate.clear()
         assert await hanging.ask() == []
         assert hanging.reason == "no answer within 0 s"
+        refresh = hanging.refresh
+        hanging.refresh = None  # type: ignore[method-assign, assignment]
+        # Who asks next does not wait for it as well.
+        assert await hanging.ask() == []
+        hanging.refresh = refresh  # type: ignore[method-assign]
         first = hanging.kick()
         await hanging.refresh()
         assert hanging.kick() is first

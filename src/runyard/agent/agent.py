@@ -62,7 +62,8 @@ class Agent:
         self._runs.journal.flush()
         for link in list(self._links.values()):
             self._say(link, wire.Farewell())
-            link.close(patience=1.0)
+            if link.fd in self._links:
+                link.close(patience=1.0)
 
     def _turn(self) -> None:
         runs = self._runs

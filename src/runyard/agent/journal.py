@@ -43,6 +43,8 @@ class Intent(_Record, frozen=True):
     time_limit: float | None
     group: str | None
     """Folder of its cgroup."""
+    tmpdir: str | None = None
+    """Its own folder for temporary files."""
 
 
 class Born(_Record, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from runyard.agent import process
+from runyard.agent import process, scratch
 from runyard.agent.journal import Entry, Past
 from runyard.agent.process import Proc
 from runyard.agent.run import Run
@@ -23,6 +23,7 @@ def recover(runs: Runs, past: Past) -> None:
     unclear: list[Run] = []
     for entry in past.runs.values():
         if entry.born is None and not os.path.lexists(entry.intent.stdout):
+            scratch.remove(entry.intent.tmpdir)
             continue
         run = _run(entry)
         runs.resume(run)

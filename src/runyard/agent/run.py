@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runyard.agent.journal import Acked, Boot, Born, Intent, Reaped, Record, Stopping
+from runyard.agent.scratch import new_path
 from runyard.agent.tasks import Report
 from runyard.model.ids import RunKey
 from runyard.model.wire import Exited, Launch, Started
@@ -90,6 +91,7 @@ def intent_of(launch: Launch, group: str | None) -> Intent:
         bounded(launch.grace),
         None if limit is None else bounded(limit),
         group,
+        new_path(launch.run) if launch.tmpdir else None,
     )
 
 

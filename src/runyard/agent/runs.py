@@ -23,7 +23,7 @@ from operator import attrgetter
 
 import msgspec
 
-from runyard.agent import cgroup, process
+from runyard.agent import cgroup, process, scratch
 from runyard.agent.journal import Acked, Born, Journal, Reaped, Record, Stopping
 from runyard.agent.log import Log
 from runyard.agent.process import Proc, Table
@@ -32,7 +32,7 @@ from runyard.agent.run import FOREVER, SILENCE, Run, bounded, intent_of, records
 from runyard.agent.spawn import AlreadyStarted, Spawner
 from runyard.agent.sweeper import Sweeper
 from runyard.agent.tasks import Report
-from runyard.agent.warm import PATIENCE, Answer, Warm
+from runyard.agent.warm import Answer, Warm
 from runyard.model import wire
 from runyard.model.ids import RunKey
 
@@ -102,17 +102,17 @@ class Runs:
         """Uptime at which there is something to do; 0 for now."""
         if self._queue and len(self.watched) < self._capacity:
             return 0.0
-        until = min(self._sweeper.due, self._orphans_at)
+        until = min(self._sweeper.due, self._orphans_at, self.warm.due)
         return min(until, self._deadlines[0][0]) if self._deadlines else until
 
     def ready(self, run: Run, mask: int) -> None:
-        """The run's pidfd has something to tell."""
+        """The run's pidfd, or its pipe, has something to tell."""
         if run.adopted:
             self._adopted_ended(run, mask)
-        elif run.pipe < 0:
-            self._main_ended(run)
         else:
-            self._hear_starter(run)
+            if run.pipe >= 0:
+                self._hear_starter(run)
+            # The descriptor may have belonged to another run when this was told of it.
             if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 self._main_ended(run)
 
@@ -129,6 +129,8 @@ class Runs:
             _, _, kind, run = heapq.heappop(self._deadlines)
             if not run.ended:
                 self._due(kind, run, now)
+        if self.warm.due <= now:
+            self._answered(self.warm.give_up())
         if self._sweeper.due <= now:
             for run in self._sweeper.sweep(self._by_pid):
                 self._gone(run)
@@ -196,7 +198,6 @@ class Runs:
         found: list[Run] = []
         left = min(BURST, self._capacity - len(self.watched))
         spawner = self._spawner
-        spawner.prepare()
         try:
             while self._queue and left > 0:
                 left -= 1
@@ -213,10 +214,10 @@ class Runs:
                         launch = msgspec.structs.replace(launch, rlimits=limits)
                     if launch.cpus is not None and not self._cgroups.cpu:
                         self._log.warning(f"run {run.key} has no limit on cpus: there is no cgroup cpu controller")
+                    launch = scratch.make(run.intent.tmpdir, launch)
                     run.uptime = process.uptime()
                     if spawner.ask(self.warm, run, launch):
                         run.asked = True
-                        self._deadline(run.uptime + PATIENCE, "warm", run)
                         continue
                     run.pid, run.pipe = spawner.spawn(launch, run.intent.group)
                 except CannotStart as error:
@@ -235,7 +236,7 @@ class Runs:
         if self._orphans_at >= FOREVER:
             self._orphans_at = process.uptime() + ORPHANS
         if found:
-            self._find(found)
+            self.seek(found)
 
     def _born(self, run: Run, at: float) -> None:
         self._by_pid[run.pid] = run
@@ -249,11 +250,6 @@ class Runs:
             self._epoll.register(run.pipe, select.EPOLLIN)
         self._pid_known(run)
 
-    def _find(self, runs: list[Run]) -> None:
-        self.seek(runs)
-        for run in runs:
-            self._pid_known(run)
-
     def _pid_known(self, run: Run) -> None:
         run.asked = False
         if run.stop is not None and not run.ended:
@@ -265,6 +261,9 @@ class Runs:
         for run, launch, pid in answers:
             if pid > 0:
                 run.pid = pid
+                if (proc := process.read(pid)) is not None:
+                    # It may have waited for its turn, and a later agent knows it by its start.
+                    run.uptime = proc.start / process.TICKS
                 self._born(run, at)
             elif pid < 0:
                 found.append(run)
@@ -272,7 +271,7 @@ class Runs:
                 run.launch = msgspec.structs.replace(launch, warm=0)
                 self._queue.appendleft(run)
         if found:
-            self._find(found)
+            self.seek(found)
 
     def _watch(self, run: Run) -> None:
         try:
@@ -308,8 +307,7 @@ class Runs:
             run.pipe = -1
 
     def _started(self, run: Run, at: float) -> None:
-        self._seq = seq = self._seq + 1
-        run.seq = seq
+        self._seq = run.seq = seq = self._seq + 1
         self.journal.note(Born(seq, run.key, run.pid, at, run.uptime))
         self.reports.append(wire.Started(seq, run.key, run.pid, at))
         if run.intent.time_limit is not None:
@@ -376,9 +374,6 @@ class Runs:
                 late = f"killed: it did not end by signal {run.signal} in time"
                 run.reason = f"{run.reason}; {late}" if run.reason else late
                 self._sweeper.kill(run, now)
-        elif kind == "warm":
-            if run.asked and run.launch is None:
-                self._answered(self.warm.give_up())
         elif kind == "watch":
             if run.pidfd < 0 and run.reaped is None:
                 self._watch(run)
@@ -497,6 +492,8 @@ class Runs:
         run.ended = True
         self._known[run.key] = None
         self.live -= 1
+        if scratch.remove(run.intent.tmpdir):
+            self._orphans_at = min(self._orphans_at, process.uptime() + ORPHANS)
         self._seq = seq = self._seq + 1
         pid = run.pid if run.report.failed is None else 0
         report = wire.Exited(seq, run.key, pid, at, code, number, run.timed_out, reason, cpu_seconds, max_rss)
@@ -567,6 +564,7 @@ class Runs:
             run.pid, run.uptime = main.pid, main.start / process.TICKS
             self._started(run, time.time() - process.uptime() + run.uptime)
             self.adopt(run, main)
+            self._pid_known(run)
 
     def adopt(self, run: Run, proc: Proc) -> None:
         """`proc` is the main process of the run, though not our child."""

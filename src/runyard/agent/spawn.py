@@ -38,6 +38,8 @@ from runyard.model.wire import Launch, Tasks
 
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 
+#: Variables of these names are read when an interpreter starts: for one that is forked they would come too late.
+_EARLY = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
 _OPEN = os.O_CREAT | os.O_WRONLY | os.O_APPEND
 _MODE = 0o600
@@ -59,7 +61,7 @@ def clean_environment(environment: Mapping[str, str], also: Container[str] = ())
 
 
 class Spawner:
-    """Starts processes. Between `spawn` calls the agent's cwd, umask and affinity may be a child's: `restore` them."""
+    """Starts processes. Between `spawn` calls the agent's cwd may be a child's: `restore` it."""
 
     def __init__(self, agent: str, environment: Mapping[str, str]) -> None:
         """`agent`: an id that marks the children as this agent's (`RUNYARD_AGENT`); all get `environment`."""
@@ -71,19 +73,16 @@ class Spawner:
         self._cores = os.sched_getaffinity(0)
         self._umask = os.umask(0o077)
         os.umask(self._umask)
+        #: Children get the file limit that the agent was started with, while the agent itself may need a file a run.
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._own_files = self._files[1], self._files[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._own_files)
         self.restore()
-
-    def prepare(self) -> None:
-        """Children get the file limit that the agent was started with, while the agent itself may need a file a run."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
 
     def restore(self) -> None:
         if self._cwd != "/":
             os.chdir("/")
             self._cwd = "/"
-        hard = self._files[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def spawn(self, launch: Launch, group: str | None) -> tuple[int, int]:
         """The pid of the started process, the leader of a new session, and for a run of several tasks a pipe from
@@ -105,12 +104,7 @@ class Spawner:
             if launch.tasks is not None:
                 return self._spawn_tasks(launch, launch.tasks, env, account, group)
             if needs_fork(launch, account, group):
-                # The pipe and the files of the child may need numbers above the limit that the program gets.
-                self.restore()
-                try:
-                    return self._fork(launch, env, account, group), -1
-                finally:
-                    self.prepare()
+                return self._fork(launch, env, account, group), -1
             return self._spawn(launch, env), -1
         except ValueError:
             raise CannotStart(reasons.bad_text(argv, env, launch.cwd, (launch.stdout, launch.stderr))) from None
@@ -119,10 +113,10 @@ class Spawner:
         """Whether the warm process was asked to start the run, so that `spawn` need not. Raises CannotStart."""
         if not launch.warm or launch.tasks is not None or launch.user is not None or launch.group is not None:
             return False
-        if needs_fork(launch, None, run.intent.group):
+        if needs_fork(launch, None, run.intent.group) or any(key.startswith(_EARLY) for key in launch.env):
             return False
         self._make_folders(launch)
-        return warm.ask(run, launch, self._environment(launch, None), self._umask)
+        return warm.ask(run, launch, self._environment(launch, None), self._umask, self._files)
 
     def _environment(self, launch: Launch, account: Account | None) -> dict[str, str]:
         env = self.base | (account.env if account is not None else {}) | launch.env
@@ -230,6 +224,7 @@ class Spawner:
             _set_cores(launch.cores)
         if launch.umask is not None:
             os.umask(launch.umask)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
         try:
             for again in (False, True):
                 try:
@@ -252,6 +247,7 @@ class Spawner:
                     raise CannotStart(reason) from None
             raise AssertionError("unreachable")
         finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._own_files)
             if launch.umask is not None:
                 os.umask(self._umask)
             if launch.cores is not None:

@@ -141,7 +141,7 @@ class _Starter:
         self._up: dict[int, int] = {}
         """Ranks by pid."""
         self._worst = 0
-        """128 and a signal, or an exit code."""
+        """An exit code, or a signal, negative."""
         self._first: str | None = None
         """How the first that failed has ended."""
         self._ended = 0
@@ -209,13 +209,13 @@ class _Starter:
             else:
                 signal.sigtimedwait({signal.SIGCHLD}, min(left, 86_400.0))
         self._say(reason=self._reason(), max_rss=self._peaks or None)
-        if self._worst > 128:
+        if self._worst < 0:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            number = self._worst - 128
+            number = -self._worst
             with suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        os._exit(self._worst)
+        os._exit(_weight(self._worst))
 
     def _reap(self) -> bool:
         """Collect those that have ended. Is any left?"""
@@ -235,9 +235,9 @@ class _Starter:
 
     def _judge(self, rank: int, code: int) -> None:
         if code and self._first is None:
-            how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+            how = f"exit code {code}" if code > 0 else f"ended by {_signal_name(-code)}"
             self._first = f"task {rank} of {len(self._tasks)} failed first: {how}"
-        self._worst = max(self._worst, code if code >= 0 else 128 - code)
+        self._worst = max(self._worst, code, key=_weight)
 
     def _reason(self) -> str | None:
         if self._first is None or not self._ended:
@@ -265,3 +265,16 @@ class _Starter:
         # An agent that has died hears nothing.
         with suppress(OSError):
             os.write(self._tell, json.dumps(what).encode() + b"\n")
+
+
+def _weight(code: int) -> int:
+    """How bad an end is: the exit code, or 128 plus the signal."""
+    return code if code >= 0 else 128 - code
+
+
+def _signal_name(number: int) -> str:
+    # Most of the real-time signals have no name.
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from runyard.agent import process
 from runyard.agent.child import IGNORED
 from runyard.agent.log import Log
-from runyard.agent.run import Run
+from runyard.agent.run import FOREVER, Run
 from runyard.model.wire import Launch
 
-#: Seconds for an answer; after that the warm process is given up.
+#: Seconds without an answer after which the warm process is given up.
 PATIENCE = 2.0
 #: Seconds without another attempt after one that came to nothing.
 REST = 15.0
@@ -48,6 +49,8 @@ class Warm:
         `fd`."""
         self.fd = -1
         """To `hear`."""
+        self.due = FOREVER
+        """Uptime at which to `give_up`."""
         self._environment = {**environment, "RUNYARD_RUN": ROOM}
         self._epoll, self._log = epoll, log
         self._program: tuple[str, ...] = ()
@@ -68,8 +71,11 @@ class Warm:
         """Answers are to come: children may be there that nobody knows yet."""
         return bool(self._asked)
 
-    def ask(self, run: Run, launch: Launch, env: Mapping[str, str], umask: int) -> bool:
-        """Asks for the run, and `hear` gives the answer; False if it must be started cold."""
+    def ask(self, run: Run, launch: Launch, env: Mapping[str, str], umask: int, files: tuple[int, int]) -> bool:
+        """Asks for the run, and `hear` gives the answer; False if it must be started cold.
+
+        `files`: soft and hard limit of open files.
+        """
         program = (launch.edition, *launch.argv[: launch.warm])
         if self._socket is None or program != self._program:
             if not self._asked and time.monotonic() >= self._rest_until:
@@ -82,6 +88,7 @@ class Warm:
             "stdout": launch.stdout,
             "stderr": launch.stderr,
             "umask": umask if launch.umask is None else launch.umask,
+            "files": files,
             "cores": launch.cores,
         }
         data = json.dumps(request).encode()
@@ -92,6 +99,8 @@ class Warm:
         except OSError:
             # It has much to do, or is gone, which `hear` finds out.
             return False
+        if not self._asked:
+            self.due = process.uptime() + PATIENCE
         self._asked.append((run, launch))
         return True
 
@@ -104,8 +113,9 @@ class Warm:
                 if data and not self._ready:
                     self._ready = True
                 elif data:
-                    run, launch = self._asked.popleft()
-                    answers.append(Answer(run, launch, int(data)))
+                    pid = int(data)
+                    answers.append(Answer(*self._asked.popleft(), pid))
+                    self.due = process.uptime() + PATIENCE if self._asked else FOREVER
                 else:
                     raise EOFError
             except BlockingIOError:
@@ -135,6 +145,7 @@ class Warm:
                     self._environment,
                     file_actions=actions,
                     setsid=True,
+                    setsigmask=(),
                     setsigdef=IGNORED,
                 )
             except OSError:
@@ -155,7 +166,7 @@ class Warm:
             self._rest_until = time.monotonic() + REST
         self._epoll.unregister(self._socket)
         self._socket.close()
-        self._socket, self._ready, self.fd = None, False, -1
+        self._socket, self._ready, self.fd, self.due = None, False, -1, FOREVER
         # It is our child, and so its number is still its own, or it was collected and is gone.
         with suppress(ChildProcessError, ProcessLookupError):
             if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

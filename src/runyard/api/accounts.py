@@ -14,10 +14,11 @@ from runyard.api.context import Context
 from runyard.auth.access_token import Signer
 from runyard.auth.accounts import Accounts
 from runyard.auth.authenticator import Authenticator, AuthRules
-from runyard.auth.environment import SECRET_VARIABLES, FluxAccess, flux_access
+from runyard.auth.environment import FluxAccess, flux_access
 from runyard.auth.origin import is_loopback
 from runyard.core.inputs import Note
 from runyard.model.errors import ConfigError, RunyardError
+from runyard.model.secrets import is_secret
 from runyard.service.engine import Engine
 from runyard.settings import Config
 from runyard.store.accounts import AccountStore, Change
@@ -45,7 +46,7 @@ def check_auth(config: Config) -> None:
     if auth.run_as and auth.enabled and os.geteuid() != 0:
         raise ConfigError("[auth] run_as is set: to start jobs as their owners, the server must be root")
     for name in config.agent.pass_env:
-        if name in SECRET_VARIABLES:
+        if is_secret(name):
             raise ConfigError(f"agent.pass_env: {name} is a secret of the server's: jobs must not get it")
 
 

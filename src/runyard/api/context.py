@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from litestar import Request
 
+from runyard.api.streams import Streams
 from runyard.auth.authenticator import Authenticator
 from runyard.core.record import JobRecord
 from runyard.model.check import explain_json
-from runyard.model.errors import InvalidInput, TooMany
+from runyard.model.errors import InvalidInput
 from runyard.service.collector import Collector
 from runyard.service.flows import Flows
 from runyard.service.messages import Messages
@@ -63,8 +64,7 @@ class Context:
         """Where the server listens."""
         self.stop: Callable[[], None] = lambda: None
         """Ends the server, after it has answered those who wait."""
-        self._max_streams = max_streams
-        self._streams = 0
+        self.streams = Streams(max_streams, auth)
 
     async def owners(self, jobs: set[int]) -> dict[int, str]:
         """Whose jobs these are, of those that are known. An owner never changes, so who asks often asks memory."""
@@ -92,20 +92,6 @@ class Context:
         self._owners[job] = owner
         if len(self._owners) > _MOST_OWNERS:
             self._owners.popitem(last=False)
-
-    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """The same pieces, counted as an open stream. Raises TooMany at once if too many are open."""
-        if self._streams >= self._max_streams:
-            raise TooMany(f"{self._streams} streams are open, the limit is [server] max_streams")
-        return self._count(pieces)
-
-    async def _count(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        self._streams += 1
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            self._streams -= 1
 
 
 def context_of(request: AnyRequest) -> Context:

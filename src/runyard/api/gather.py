@@ -11,6 +11,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+#: Bytes that are gathered at most: what flows without end must come to the transport, which says when it is enough.
+MOST = 64 * 1024
+
 
 class GatheringProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -34,6 +37,7 @@ class _Gathered:
         self.resume_reading = transport.resume_reading
         self._transport, self._loop = transport, loop
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def ungathered(self) -> asyncio.Transport:
         self._flush()
@@ -43,9 +47,12 @@ class _Gathered:
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
+        self._size += len(data)
+        if self._size > MOST:
+            self._flush()
 
     def _flush(self) -> None:
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces, self._size = self._pieces, [], 0
         # The client may have gone since: then uvloop has closed the transport, and takes no more.
         if pieces and not self._transport.is_closing():
             self._transport.write(b"".join(pieces))

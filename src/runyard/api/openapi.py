@@ -16,7 +16,7 @@ import runyard
 from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest
 from runyard.api.health import HEALTH_ROUTES, Health, Version
-from runyard.api.native import events, jobs, messages, native_router, nodes, projects, schedules
+from runyard.api.native import events, following, jobs, messages, native_router, nodes, projects, schedules
 from runyard.api.problem import MEDIA_TYPE, Problem
 from runyard.model.job import Explanation, JobDoc, JobSpec, RunDoc
 from runyard.model.project import MemberList, ProjectDoc, ProjectList
@@ -94,7 +94,7 @@ def openapi_document() -> dict[str, Any]:
                 responses["400"] = _REFUSAL
         if path.endswith(("/events", "/messages")):
             content = operations["get"]["responses"]["200"]["content"]
-            content |= {kind: {"schema": {"type": "string"}} for kind in (jobs.NDJSON, events.SSE)}
+            content |= {kind: {"schema": {"type": "string"}} for kind in (jobs.NDJSON, following.SSE)}
     described.pop("servers", None)
     return described
 

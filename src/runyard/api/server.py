@@ -22,7 +22,7 @@ import uvicorn
 from runyard.api.accounts import check_auth, follow_changes, set_up
 from runyard.api.app import create_app
 from runyard.api.context import Context
-from runyard.api.flux.banner import banner
+from runyard.api.flux.banner import banner, is_set_up
 from runyard.api.gather import GatheringProtocol
 from runyard.api.log import set_up_log
 from runyard.api.socket import MAX_FRAME, new_socket
@@ -209,6 +209,7 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         background.append(asyncio.create_task(context.collector.run()))
         if auth.enabled:
             background.append(asyncio.create_task(follow_changes(context)))
+            background.append(asyncio.create_task(context.streams.watch()))
         await _submit_once(service, context.owner, jobs)
         for act in context.at_start:
             await act()
@@ -226,11 +227,11 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
                 context.url = f"http://{_WILDCARDS.get(host, shown)}:{port}"
             what = f"Runyard is listening on http://{shown}:{port} (data in {folder})"
             print(what if door == "runyard" else f"  {door}: http://{shown}:{port}", flush=True)
-            if door == "flux":
-                text = banner(os.environ, require_auth=config.auth.enabled, multi_user=config.auth.run_as)
-                # A terminal that knows no strawberries gets question marks.
-                encoding = sys.stdout.encoding or "utf-8"
-                print(text.encode(encoding, "replace").decode(encoding), flush=True)
+        if "flux" in listeners or is_set_up(os.environ):
+            text = banner(os.environ, require_auth=config.auth.enabled, multi_user=config.auth.run_as)
+            # A terminal that knows no strawberries gets question marks.
+            encoding = sys.stdout.encoding or "utf-8"
+            print(text.encode(encoding, "replace").decode(encoding), flush=True)
         try:
             await server.serve(sockets=list(listeners.values()))
         finally:

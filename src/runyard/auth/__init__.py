@@ -1,1 +1,1 @@
-"""Who may ask: at present, where requests may come from."""
+"""Who may ask, for what, and from where."""

@@ -118,7 +118,9 @@ def read_request(text: str, secret: str, now: float) -> tuple[str, str]:
             )
         name, password, scope = found.get("user"), found.get("pass"), found.get("scope")
         made, until = float(found.get("iat", now)), float(found.get("exp", now + 1))
-    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        # JSON may have halves of surrogate pairs, which nothing behind this can take.
+        f"{name}{password}".encode()
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
         raise Unauthenticated("the request for a token is not valid") from None
     fresh = now - _STALE <= made <= now + _LEEWAY and now < until + _LEEWAY
     if not (fresh and scope == "token" and isinstance(name, str) and isinstance(password, str) and name and password):

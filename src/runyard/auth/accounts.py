@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +54,7 @@ class Accounts:
             role=role,
             password=None if password is None else hash_password(check_password(password)),
             os_user=os_user,
+            generation=_first_generation(),
             created_at=now,
         )
         with self._store.change() as change:
@@ -148,15 +150,23 @@ class Accounts:
         # Taken as it is, however short: whoever set it in the server's own environment has decided.
         hash = hash_password(password)
         with self._store.change() as change:
-            old = change.user(check_account_name(name)) or User(name=name, created_at=now)
+            old = change.user(check_account_name(name)) or User(
+                name=name, generation=_first_generation(), created_at=now
+            )
             new = msgspec.structs.replace(
                 old, role=Role.ADMIN, password=hash, disabled=False, generation=old.generation + 1
             )
+            change.remove_tokens(name, SESSION_LABEL)
             change.save_user(new)
             self._record(change, now, "user.added" if user is None else "user.changed", account=name, role=Role.ADMIN)
 
     def _record(self, made: AccountChange, now: float, type: str, **data: Any) -> None:
         made.record(now, type, {**data, "by": self._by, "at": datetime.fromtimestamp(now, UTC).isoformat()})
+
+
+def _first_generation() -> int:
+    """Any number: the access tokens of an account that was removed must not open another one of the same name."""
+    return secrets.randbits(62)
 
 
 def _no_user(name: str) -> NotFound:

@@ -48,12 +48,13 @@ class Audit:
     ) -> None:
         """`account`: who is asking, or, unless that is `proven`, claims to be. Secrets are no part of it."""
         data: dict[str, Any] = {
-            "account": None if account is None else account[:_TEXT],
+            "account": account,
             "address": call.address,
             "method": call.method,
-            "path": call.path[:_TEXT],
+            "path": call.path,
+            **more,
         }
-        data |= {name: value[:_TEXT] if isinstance(value, str) else value for name, value in more.items()}
+        data = {name: _carried(value) if isinstance(value, str) else value for name, value in data.items()}
         if type == REFUSED:
             key = address_key(call.address)
             left_out = self._count(f"{key} {account}" if proven else key, now)
@@ -79,3 +80,8 @@ class Audit:
             return None
         left_out, count.left_out = count.left_out, 0
         return left_out
+
+
+def _carried(text: str) -> str:
+    """The text as an event can carry it: strangers choose it, and half of a surrogate pair can't be stored."""
+    return text[:_TEXT].encode("utf-8", "replace").decode()

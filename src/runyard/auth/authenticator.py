@@ -13,7 +13,7 @@ import msgspec
 from runyard.auth.access_token import AccessToken, Signer, read_request
 from runyard.auth.accounts import SESSION_LABEL, Accounts
 from runyard.auth.audit import REFUSED, Audit, Call
-from runyard.auth.caller import Caller, Scope
+from runyard.auth.caller import Caller, Proof, Scope
 from runyard.auth.credentials import PREFIX, Basic, Bearer, read_header
 from runyard.auth.directory import Directory
 from runyard.auth.limiter import Limiter, address_key
@@ -125,11 +125,21 @@ class Authenticator:
             self._audit.tell(REFUSED, call, self._clock(), None, reason=error.detail)
             raise
         if isinstance(credentials, Basic) and not credentials.secret.startswith(PREFIX):
-            return self._caller(await self._by_password(directory, credentials, call), _ALL, call)
-        user, scopes = self._by_token(directory, credentials, call)
+            user = await self._by_password(directory, credentials, call)
+            return self._caller(user, _ALL, Proof(user.generation), call)
+        user, scopes, proof = self._by_token(directory, credentials, call)
         if user.disabled:
             self._refuse_disabled(user, call)
-        return self._caller(user, scopes, call)
+        return self._caller(user, scopes, proof, call)
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether what the caller came in with would still let it in, as the same, by what `directory` found last."""
+        user, proof, now = self._directory.users.get(caller.name), caller.proof, self._clock()
+        if user is None or proof is None or user.disabled or user.role is not caller.role:
+            return False
+        if proof.token is not None:
+            return self._directory.by_hash(proof.token, now) is not None
+        return user.generation == proof.generation and (proof.expires_at is None or now < proof.expires_at)
 
     async def login(self, name: str, password: str, call: Call) -> AccessToken:
         """An access token for name and password, as from OAuth 2's password form.
@@ -197,20 +207,24 @@ class Authenticator:
             self._refuse_disabled(user, call)
         return user
 
-    def _by_token(self, directory: Directory, given: Basic | Bearer, call: Call) -> tuple[User, frozenset[Scope]]:
+    def _by_token(
+        self, directory: Directory, given: Basic | Bearer, call: Call
+    ) -> tuple[User, frozenset[Scope], Proof]:
         name, text = given if isinstance(given, Basic) else (None, given.token)
         now = self._clock()
         user = None
         scopes: frozenset[Scope] = frozenset()
+        proof = Proof()
         reason = "the token is not known here, or has expired"
         if text.startswith(PREFIX):
             token = directory.token(text, now)
             if token is not None and name in (None, token.user):
-                user, scopes = directory.users[token.user], token.scopes
+                user, scopes, proof = directory.users[token.user], token.scopes, Proof(token=token.hash)
         else:
             try:
                 claims = self._signer.read(text, now)
                 scopes, user = claims.scopes, directory.users.get(claims.name)
+                proof = Proof(claims.generation, expires_at=claims.expires_at)
                 if user is not None and user.generation != claims.generation:
                     # Disabled accounts are told so: everything else about them has changed as well.
                     user = user if user.disabled else None
@@ -220,11 +234,11 @@ class Authenticator:
             # Not counted: nobody guesses a token, and programs go on for long with one that has expired.
             self._audit.tell(REFUSED, call, now, name, reason=reason)
             raise InvalidToken(reason)
-        return user, scopes
+        return user, scopes, proof
 
-    def _caller(self, user: User, scopes: frozenset[Scope], call: Call) -> Caller:
+    def _caller(self, user: User, scopes: frozenset[Scope], proof: Proof, call: Call) -> Caller:
         os_user = (user.os_user or user.name) if self.rules.run_as else None
-        return Caller(user.name, user.role, scopes, os_user, partial(self._witness, user.name, call))
+        return Caller(user.name, user.role, scopes, os_user, partial(self._witness, user.name, call), proof)
 
     def _witness(self, name: str, call: Call, type: str, detail: str) -> None:
         what = "reason" if type == REFUSED else "does"

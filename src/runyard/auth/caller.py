@@ -16,6 +16,17 @@ from runyard.model.errors import Forbidden
 __all__ = ["Caller", "Role", "Scope"]
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """What a caller has come in with."""
+
+    generation: int | None = None
+    """Of the account, which ends what is neither a password nor one of its tokens."""
+    token: bytes | None = None
+    """Hash of a token that somebody has made."""
+    expires_at: float | None = None
+    """Of an access token; Unix seconds."""
+
+
 class Caller(msgspec.Struct, frozen=True):
     """Who made a request. `name` becomes the owner of the jobs that it submits."""
 
@@ -26,6 +37,8 @@ class Caller(msgspec.Struct, frozen=True):
     """The account of the operating system under which this caller's jobs run; None means the server's own."""
     witness: Callable[[str, str], None] | None = None
     """Is told of what goes into the audit trail: the type of the event, and what the caller was about to do."""
+    proof: Proof | None = None
+    """None while accounts are off."""
 
     @property
     def is_admin(self) -> bool:

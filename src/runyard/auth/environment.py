@@ -11,10 +11,6 @@ import msgspec
 
 from runyard.model.errors import ConfigError
 
-#: Variables whose values open something: they are never handed on to jobs, whoever asks for it.
-SECRET_VARIABLES = frozenset(
-    {"FLUX_TOKEN", "FLUX_TOKEN_FILE", "FLUX_SECRET_KEY", "RUNYARD_TOKEN", "RUNYARD_STORE__URL", "RUNYARD_HOOKS"}
-)
 #: What its documents and its container image have published.
 _PUBLISHED = frozenset({"12345", "123456", "notsecrethoo"})
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from runyard.auth.credentials import PREFIX
 from runyard.model.account import User
 from runyard.model.errors import InvalidInput, TooMany
 
@@ -40,9 +41,15 @@ def _nobody() -> str:
 
 
 def check_password(password: str) -> str:
-    """The password itself. Raises InvalidInput if it is too short or too long to be one."""
+    """The password itself. Raises InvalidInput if it can't be one."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InvalidInput(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters, and this one {len(password)}")
+    if password.startswith(PREFIX):
+        raise InvalidInput(f"a password can't begin with {PREFIX}, by which tokens are known")
+    try:
+        password.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("a password is a text in UTF-8") from None
     return password
 
 

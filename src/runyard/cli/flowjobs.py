@@ -93,11 +93,11 @@ def _wait(client: Client, job: str, timeout: float | None) -> int:
     end = None if timeout is None else time.monotonic() + timeout
     while True:
         status = client.flow_status(job)
-        if status.flow_state == "running" or status.state == "succeeded":
-            return exits.OK
         if status.state in ("failed", "cancelled", "timed_out"):
             click.echo(f"error: {show(status.error or status.state)}", err=True)
             return exits.FAILED
+        if status.flow_state == "running" or status.state == "succeeded":
+            return exits.OK
         if end is not None and time.monotonic() > end:
             raise WaitTimeout(f"the flow of job {job} is not running yet; it goes on")
         time.sleep(_LOOK)
@@ -113,16 +113,26 @@ def watch(folder: str, interval: float, once: bool) -> int:
     Each file is a job of its name. A new one is submitted, a changed one replaced, and the job of one that is gone is
     stopped. The flows go on when this command ends; the next one finds them again.
     """
-    from runyard.model.errors import InvalidInput
+    from runyard.client import Unreachable
+    from runyard.model.errors import InvalidInput, Unavailable
 
     if not os.path.isdir(folder):
         raise InvalidInput(f"{folder}: there is no such folder")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with connect() as client:
-        watcher = Watcher(client, os.path.realpath(folder))
+        place = os.path.realpath(folder)
+        watcher: Watcher | None = Watcher(client, place)
         while True:
-            watcher.look()
+            try:
+                watcher = watcher or Watcher(client, place)
+                watcher.look()
+            except (Unavailable, Unreachable) as error:
+                if once:
+                    raise
+                click.echo(f"{show(error.detail)}; trying again", err=True)
+                # What it has asked for may have been done.
+                watcher = None
             if once or stop.wait(max(interval, 0.05)):
                 return exits.OK
 
@@ -157,7 +167,7 @@ class Watcher:
         files, problems = scan(self._folder)
         for path, problem in problems:
             click.echo(f"{show(path)}: {show(problem)}", err=True)
-        todo = plan(files, self._known.values(), revive=False)
+        todo = plan(files, self._known.values(), revive=False, unread=[path for path, _ in problems])
         for path in todo.end:
             self._end(path)
         for file in todo.start:

@@ -63,13 +63,15 @@ def _run(flow_run: FlowRun, *, stats: bool, until_idle: bool, limit: float | Non
     terminated = False
 
     def end(*_: object) -> None:
+        # Raised, as by Ctrl-C: whatever is under way, a unit's `open` too, is waited for no longer.
         nonlocal terminated
-        terminated = True
-        flow_run.scheduler.stop()
+        if not terminated:
+            terminated = True
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
     picture = _Picture(flow_run) if stats else None
     interrupted = late = False
+    before = signal.signal(signal.SIGTERM, end)
     try:
         flow_run.open()
         flow_run.start()
@@ -84,6 +86,7 @@ def _run(flow_run: FlowRun, *, stats: bool, until_idle: bool, limit: float | Non
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         result = flow_run.result
         if picture is not None:
             picture.stop()
@@ -95,9 +98,7 @@ def _run(flow_run: FlowRun, *, stats: bool, until_idle: bool, limit: float | Non
         click.echo(f"error: the flow has not ended within {limit:g} s", err=True)
         return exits.TIMED_OUT
     if interrupted:
-        return exits.INTERRUPTED
-    if terminated:
-        return exits.TERMINATED
+        return exits.TERMINATED if terminated else exits.INTERRUPTED
     failed = result is not None and flow_run.failed
     if failed and result is not None:
         click.echo(f"error: {show(result.wrap_errormsgs())}", err=True)

@@ -109,11 +109,11 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:g}"
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, dict):
-        return " ".join(f"{key}={show(item)}" for key, item in value.items())
+        return " ".join(f"{show(key)}={show(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(show(item) for item in value)
     text = str(value)

@@ -99,7 +99,7 @@ def _read(file: Path) -> dict[str, Any]:
         definition = tomllib.loads(text) if file.suffix.lower() == ".toml" else msgspec.json.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{file}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if file.suffix.lower() == ".toml" else "JSON"
         raise InvalidInput(f"{file}: not valid {kind}: {error}") from None
     if not isinstance(definition, dict):

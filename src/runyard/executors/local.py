@@ -149,7 +149,8 @@ class LocalExecutor:
         until = time.monotonic() + START_PATIENCE
         while True:
             try:
-                sock = connect(self.folder, "agent.sock")
+                # Never waiting: one that hangs takes no connections any more when enough have come.
+                sock = connect(self.folder, "agent.sock", 0.0)
             except OSError:
                 self._revive()
                 trouble = f"the {self.WHAT} in {self.folder} does not listen{self._last_words()}"
@@ -403,14 +404,14 @@ def _listen(sock: socket.socket, folder: Path) -> Iterator[wire.FromAgent]:
             yield from wire.decode_from_agent(body)
 
 
-def connect(folder: Path, name: str) -> socket.socket:
-    """Connect to a socket of the agent. Raises OSError."""
+def connect(folder: Path, name: str, patience: float = ANSWER_PATIENCE) -> socket.socket:
+    """Connect to a socket of the agent. `patience` is also the socket's timeout. Raises OSError."""
     # By way of the folder's descriptor: a socket's path has at most 107 bytes, a data folder's may have more.
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(ANSWER_PATIENCE)
+            sock.settimeout(patience)
             sock.connect(f"/proc/self/fd/{fd}/{name}")
         except OSError:
             sock.close()

@@ -110,7 +110,7 @@ def _answer(connection: socket.socket, arena: Arena, answer: dict[str, Any]) -> 
     except Exception as error:
         text = f"the results can't be sent from the worker process: {type(error).__name__}: {error}"
         empty: dict[str, Any] = {
-            "status": None, "failure": text, "outputs": {}, "metas": {}, "events": [], "private": {},
+            "status": None, "failure": text, "outputs": {}, "metas": {}, "events": [], "private": None,
         }  # fmt: skip
         send(connection, arena, empty)
 

@@ -232,9 +232,11 @@ def pack_context(context: DataContext) -> dict[str, Any]:
 
 
 def apply_reply(context: DataContext, reply: dict[str, Any]) -> Any:
-    """Puts what a worker answered into the call's context; what its unit returned."""
-    context._private.clear()
-    context._private.update(reply["private"])
+    """Puts what a worker answered into the call's context; what its unit returned. Where the answer could not be sent,
+    the private values stay as they were before the call."""
+    if reply["private"] is not None:
+        context._private.clear()
+        context._private.update(reply["private"])
     for port, packed in reply["outputs"].items():
         context._outputs[port] = BufferList()
         context._outputs[port].extend(unpack(each) for each in packed)

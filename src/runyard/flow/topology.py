@@ -128,31 +128,33 @@ class _Finder:
                     waiting.discard(name)
                     done.add(name)
                 elif edge.target in waiting:
-                    self._circle(edge, [at for at, _ in path], result)
+                    self._circle(edge, path, result)
                 elif edge.target not in done:
                     waiting.add(edge.target)
                     path.append((edge.target, iter(self._after[edge.target])))
         return result
 
-    def _circle(self, edge: Edge, path: list[str], back: dict[str, Edge]) -> None:
+    def _circle(self, edge: Edge, path: list[tuple[str, Iterator[Edge]]], back: dict[str, Edge]) -> None:
         node = self._graph.nodes[edge.target]
         if node.info is not None and node.info.loop and node.name not in back:
             back[node.name] = edge
             return
-        names = path[path.index(edge.target) :]
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
+        names = [name for name, _ in path]
+        names = names[names.index(edge.target) :]
         shown = " -> ".join([*names[:8], *(["…"] if len(names) > 8 else []), edge.target])
         wrapped = (TOPOLOGY,)
         message = f"not all node connect. the nodes form a circle: {shown}"
-        if len(self.problems) < MAX_PROBLEMS:
-            problem = self._source.problem(
-                message,
-                edge.target_position,
-                wrapped_by=wrapped,
-                node=edge.target,
-                port=edge.target_port,
-                hint="only a loop unit may stand where a circle begins",
-            )
-            self.problems.append(problem)
+        problem = self._source.problem(
+            message,
+            edge.target_position,
+            wrapped_by=wrapped,
+            node=edge.target,
+            port=edge.target_port,
+            hint="only a loop unit may stand where a circle begins",
+        )
+        self.problems.append(problem)
 
     def _order(self, back: Mapping[str, Edge]) -> tuple[str, ...]:
         """Nodes so that every edge but the back edges leads forward; as in the text where there is a choice."""

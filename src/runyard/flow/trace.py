@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
 MAX_EVENTS = 2_000_000
 """Events of one file; about 300 MB. Later ones are only counted."""
 _HELD = 512
+_log = logging.getLogger("runyard.flow")
 
 
 class Trace:
-    """Writes events as they come, a few hundred at a time. `ts` counts microseconds from the start of the flow."""
+    """Writes events as they come, a few hundred at a time. `ts` counts microseconds from the start of the flow.
+
+    A disk that is full ends the trace, never the flow.
+    """
 
     def __init__(self, path: str | Path, name: str = "") -> None:
         """Raises OSError where the file can't be written."""
@@ -64,9 +70,17 @@ class Trace:
                 self._flush()
 
     def _flush(self) -> None:
-        if self._lines:
+        try:
             self._file.write(",\n".join(self._lines) + ",\n")
-            self._lines.clear()
+        except OSError as error:
+            _log.warning("the trace ends here: %s", error.strerror or error)
+            self._end()
+        self._lines.clear()
+
+    def _end(self) -> None:
+        # What is still held back can't be written either.
+        with suppress(OSError):
+            self._file.close()
 
     def close(self) -> None:
         """Completes the file."""
@@ -75,5 +89,6 @@ class Trace:
                 return
             left = max(0, self._count - MAX_EVENTS)
             self._lines.append(json.dumps({"name": "dropped events", "ph": "M", "pid": 1, "args": {"count": left}}))
-            self._file.write(",\n".join(self._lines) + "\n]\n")
-            self._file.close()
+            with suppress(OSError):
+                self._file.write(",\n".join(self._lines) + "\n]\n")
+            self._end()

@@ -7,10 +7,12 @@ import errno
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 #: Seconds without a request after which it ends.
@@ -87,6 +89,7 @@ def _become(request: dict[str, Any], tell: int) -> NoReturn:
             os.chdir(request["cwd"])
             if request["cores"] is not None:
                 os.sched_setaffinity(0, request["cores"])
+            resource.setrlimit(resource.RLIMIT_NOFILE, request["files"])
             os.umask(0o077)
             appending = os.O_CREAT | os.O_WRONLY | os.O_APPEND
             err = -1 if request["stdout"] == request["stderr"] else os.open(request["stderr"], appending, 0o600)
@@ -103,6 +106,7 @@ def _become(request: dict[str, Any], tell: int) -> NoReturn:
         os.umask(request["umask"])
         os.environ.clear()
         os.environ.update(request["env"])
+        time.tzset()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         import random
 

@@ -173,7 +173,11 @@ class Connection(asyncio.Protocol):
     async def _answer(self) -> None:
         while self._requests:
             request, keep = self._requests.popleft()
-            answer = await self._respond(request)
+            try:
+                answer = await self._respond(request)
+            except Exception as error:
+                # Somebody waits for an answer, and a connection that is busy never gives way.
+                answer = Answer(500, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
             if self._transport is None or self._fault is not None:
                 break
             self._write(answer, keep, head=request.method == "HEAD")

@@ -19,12 +19,11 @@ from runyard.member.connection import Answer, Connection, Request
 from runyard.member.reporter import log
 from runyard.member.service import STATUS_PATIENCE, STOP_PATIENCE, MemberService
 from runyard.model.errors import ConfigError
-from runyard.project.wire import MAX_PARAMETERS, MEMBER_OPERATIONS, STATUS_REQUEST, read_target
+from runyard.project.wire import ALIASES, MAX_PARAMETERS, MEMBER_OPERATIONS, STATUS_REQUEST, read_target
 
 #: Connections at once; the one that has been idle the longest gives way.
 MAX_CONNECTIONS = 256
 _HELP = b"there are start, stop and status_request, with user_id and project_id\n"
-_ALIASES = {"userid": "user_id", "projectid": "project_id"}
 
 
 class MemberServer:
@@ -148,7 +147,7 @@ def _parameters(body: bytes) -> dict[str, str] | None:
     except (ValueError, RecursionError):
         return None
     items = list(found.items())[:MAX_PARAMETERS]
-    return {_ALIASES.get(key, key): str(value) for key, value in items if isinstance(value, str | int)}
+    return {ALIASES.get(key, key): str(value) for key, value in items if isinstance(value, str | int)}
 
 
 def _is_here(host: str) -> bool:

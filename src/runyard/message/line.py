@@ -53,7 +53,10 @@ def decode(text: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if b"NaN" in text or b"Infinity" in text:
             try:
-                return json.loads(text)
+                found = json.loads(text)
+                # Half of a surrogate pair is no character here either.
+                msgspec.json.encode(found)
+                return found
             except (ValueError, RecursionError):
                 pass
         raise explain_json(text, error) from None
@@ -106,9 +109,9 @@ def _body(kind: str, body: Any) -> dict[str, Any]:
 def _time(at: Any, now: float) -> float:
     if at is None:
         return now
-    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or at < 0:
+    if isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at < math.inf:
         raise refuse("at", at, "must be Unix time in seconds")
-    return min(float(at), now + _AHEAD)
+    return float(min(at, now + _AHEAD))
 
 
 def _rank(given: Any, known: int | None) -> int | None:

@@ -64,7 +64,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     required: list[str] = []
     """Dotted names of parameters that each start must have."""
     images: bool = False
-    """`predict.start` needs `_k12.predict_images`; they are unpacked into the folder `images` of the cache."""
+    """`predict.start` needs `_k12.predict_images`; they are unpacked into the folder `images` of the project."""
     model: str = ""
     """File or folder that training leaves, below the cache: without it there is no evaluate or predict."""
     schema: str = ""

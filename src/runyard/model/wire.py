@@ -80,6 +80,9 @@ class Launch(_Message, frozen=True):
     """How many words of `argv` are a program that is kept warm (`runyard.agent.warm`); 0 if it is none."""
     edition: str = ""
     """Of that program: what is kept warm of another one is not used."""
+    tmpdir: str = ""
+    """Name of a variable that is to say where the run has a folder of its own for temporary files; empty: it has none.
+    The folder is removed when the run has ended."""
 
 
 class Stop(_Message, frozen=True):

@@ -91,8 +91,11 @@ def _failure(client: Client, job: str) -> str:
     errors = [m.body for m in client.messages(job, kinds=["error"]) if m.body.get("status") != "warning"]
     if not errors:
         return ""
-    detail = errors[-1].get("detail") or {}
+    # Programs may say what they like.
+    detail = errors[-1].get("detail")
+    detail = detail if isinstance(detail, dict) else {}
+    frames = detail.get("traceback")
     lines = [f"{detail.get('exc_type', 'Error')}: {errors[-1].get('message', '')}"]
-    for frame in detail.get("traceback") or []:
+    for frame in filter(lambda frame: isinstance(frame, dict), frames if isinstance(frames, list) else []):
         lines.append(f"  {frame.get('filename')}:{frame.get('linenum')} {frame.get('funcname')}  {frame.get('source')}")
     return "\n".join(lines)

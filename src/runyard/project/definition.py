@@ -6,6 +6,7 @@ Units: durations are seconds. Source: spec/tango.md 2 and 4.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -24,6 +25,8 @@ MAX_STEPS, MAX_INPUTS, MAX_INFO, MAX_TEXT = 100, 32, 100, 4096
 #: Of an id that comes from the network and becomes a folder's name (spec 4.1).
 _SAFE = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,99}")
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: The largest integer that all readers of JSON know. TOML has larger ones, and NaN and infinities.
+_LARGEST = 1 << 53
 _INPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -224,6 +227,10 @@ def _check_fields(project: Project) -> None:
             raise refuse("info", key, "a key has letters, digits and underscores only")
         if isinstance(value, str) and (len(value) > MAX_TEXT or not value.isprintable()):
             raise refuse(f"info.{key}", value, f"must be printable, and at most {MAX_TEXT} characters long")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise refuse(f"info.{key}", str(value), "must be a finite number")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise refuse(f"info.{key}", "", f"an integer must be at most {_LARGEST}")
     if len(project.steps) > MAX_STEPS:
         raise refuse("steps", len(project.steps), f"at most {MAX_STEPS} steps")
     if not 1 <= project.parallel <= MAX_STEPS:

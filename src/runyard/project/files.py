@@ -82,16 +82,6 @@ def read_project_info(text: str) -> dict[str, Any]:
     return values
 
 
-def read_dataset(text: str) -> dict[str, Any]:
-    """dataset.yaml: `nc` and `num_classes` are the same, and `names` is a list. Raises InvalidInput."""
-    values = read_yaml(text, "dataset.yaml")
-    names = values.get("names")
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
-    count = values.get("num_classes", values.get("nc", len(names) if isinstance(names, list) else None))
-    return values | {"num_classes": count, "names": names if isinstance(names, list) else []}
-
-
 def read_deployment(text: str) -> dict[str, Any]:
     """deployment.yaml, in one spelling: `apt`, `pypi`, `work_dir`, `nfs_ip`, `nfs_path`. Raises InvalidInput."""
     values = read_yaml(text, "deployment.yaml")
@@ -150,13 +140,18 @@ def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
     if left[0] < 0 or depth > MAX_DEPTH:
         raise ValueError(f"it has more than {MAX_VALUES} values, or they are nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
-        return {str(key): _plain(item, left, depth + 1) for key, item in value.items()}
+        return {_text(key): _plain(item, left, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [_plain(item, left, depth + 1) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
         return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """YAML may have halves of surrogate pairs, which JSON can't be sent with."""
     return str(value).encode("utf-8", "replace").decode()
 
 

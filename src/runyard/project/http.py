@@ -19,6 +19,8 @@ import msgspec
 from runyard.project.wire import Address, address_of
 
 MAX_REDIRECTS = 3
+#: Bytes of an answer that are read: its head, and what chunks and trailers put around its body.
+MAX_READ = 128 * 1024
 #: Connections that are kept for one address, and seconds after which one that is not used is closed.
 KEPT, IDLE = 64, 30.0
 
@@ -57,7 +59,7 @@ class _Connection(asyncio.Protocol):
         """The connection was good for an answer before."""
         self._waiting: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._limit = 0
+        self._limit = self._left = 0
         self._is_whole: Callable[[bytes], bool] = lambda _: False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -72,7 +74,7 @@ class _Connection(asyncio.Protocol):
         self._waiting = waiting = loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._status, self._body, self._location, self._seen = 0, b"", "", False
-        self._limit, self._is_whole = limit, is_whole
+        self._limit, self._is_whole, self._left = limit, is_whole, MAX_READ
         self._timer = loop.call_later(patience, self._late)
         assert self.transport is not None
         # The header on a request without a body is the real project manager's (spec 1.3).
@@ -108,6 +110,7 @@ class _Connection(asyncio.Protocol):
             self._abort()
             return
         self._seen = True
+        self._left -= len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,6 +126,8 @@ class _Connection(asyncio.Protocol):
             return
         if len(self._body) >= self._limit or (self._status == 200 and self._is_whole(self._body)):
             self._done(keep=False)
+        elif self._left < 0:
+            self._late("its answer is too long")
 
     def eof_received(self) -> None:
         return None
@@ -139,11 +144,11 @@ class _Connection(asyncio.Protocol):
         else:
             self._settle(ConnectionError("it closed the connection without an answer"))
 
-    def _late(self) -> None:
+    def _late(self, why: str = "it did not answer in time") -> None:
         if self._status and self._body:
             self._done(keep=False)
         else:
-            self._fail(Silent("it did not answer in time"))
+            self._fail(Silent(why))
 
     def _done(self, keep: bool) -> None:
         self.answered = True

@@ -5,7 +5,6 @@ Members keep one "current" project (spec/tango.md 1.9): a second start would be 
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 
@@ -21,30 +20,43 @@ class Places:
     """By address of a member."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, dict[tuple[int, str], int]] = {}
-        self._waiting: dict[str, deque[Claim]] = {}
+        self._taken: dict[str, set[tuple[int, str]]] = {}
+        #: In line, each with how many the member works for at once.
+        self._waiting: dict[str, dict[Claim, int]] = {}
 
     def take(self, address: str, claim: Claim) -> None:
         """It works for that one already."""
-        self._taken.setdefault(address, {})[claim.project, claim.container] = claim.run
+        self._taken.setdefault(address, set()).add(claim[:2])
 
-    def ask(self, address: str, claim: Claim, most: int) -> int | None:
-        """Takes the member, which works for `most` at once, and returns None; or lines up, and returns the project that
-        it works for."""
-        taken = self._taken.setdefault(address, {})
+    def ask(self, address: str, claim: Claim, most: int) -> bool:
+        """Takes the member, which works for `most` at once; else lines up, until `give` hands it over."""
+        taken = self._taken.setdefault(address, set())
         if claim[:2] in taken or len(taken) < most:
-            taken[claim.project, claim.container] = claim.run
+            taken.add(claim[:2])
+            return True
+        self._waiting.setdefault(address, {})[claim] = most
+        return False
+
+    def holder(self, address: str, claim: Claim) -> int | None:
+        """A project that the member works for while this one waits in line; None if it does not."""
+        if claim not in self._waiting.get(address, ()):
             return None
-        line = self._waiting.setdefault(address, deque())
-        if claim not in line:
-            line.append(claim)
-        return next(iter(taken))[0]
+        return next(iter(self._taken[address]))[0]
 
     def give(self, address: str, project: int, container: str) -> list[Claim]:
-        """The member is free again; those who wait for it, in order, may ask anew."""
-        taken = self._taken.get(address)
-        if taken is None or taken.pop((project, container), None) is None:
-            return []
+        """That one works, and waits, no more. Those who have the member now, in order."""
+        taken, line = self._taken.get(address, set()), self._waiting.get(address, {})
+        taken.discard((project, container))
+        handed: list[Claim] = []
+        for claim, most in list(line.items()):
+            if claim[:2] == (project, container):
+                del line[claim]
+            elif claim[:2] in taken or len(taken) < most:
+                del line[claim]
+                taken.add(claim[:2])
+                handed.append(claim)
+        if not line:
+            self._waiting.pop(address, None)
         if not taken:
-            del self._taken[address]
-        return list(self._waiting.pop(address, ()))
+            self._taken.pop(address, None)
+        return handed

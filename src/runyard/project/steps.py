@@ -268,11 +268,10 @@ class Steps:
             self.watch(event.container).due = self.now
 
     def _stopped(self, container: str, step: StepState) -> None:
-        then = step.then or Phase.STOPPED
-        if then is Phase.FAILED:
-            self._end(container, Phase.FAILED, step.reason)
+        if step.then is Phase.FAILED:
+            self.fail(container, step.reason or "")
         else:
-            self._end(container, then, step.reason)
+            self._end(container, step.then or Phase.STOPPED, step.reason)
 
     # Beats --------------------------------------------------------------------------------------------------------
 
@@ -370,7 +369,9 @@ class Steps:
         container = event.container
         step = self.state.steps[container]
         status = event.status
-        if step.phase is Phase.STOPPING:
+        if self.defined[container].local:
+            self._remark(container, f"reports {event.word}, which changes nothing: how its job ends counts")
+        elif step.phase is Phase.STOPPING:
             if status in (MemberState.COMPLETED, MemberState.FAILED, MemberState.STOPPED):
                 self._remark(container, f"reports {event.word}")
                 self._stopped(container, step)

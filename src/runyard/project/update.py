@@ -47,9 +47,21 @@ def read_update(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if not isinstance(content, dict):
         content = {"value": content}
     counted = [0]
-    return _KINDS.get(kind, kind), {
-        _RENAMED.get(str(key), str(key)): _plain(item, counted) for key, item in content.items()
+    return _KINDS.get(kind, kind), {_name(key): _plain(item, counted) for key, item in content.items()}
+
+
+def numbers_of(container: str, kind: str, content: dict[str, Any]) -> dict[str, Any] | None:
+    """The numbers of an update as the body of a `metrics` message, over the epoch if it says one; None without any."""
+    values = {
+        f"{container}.{kind}.{key}": item
+        for key, item in content.items()
+        if isinstance(item, int | float) and not isinstance(item, bool) and len(key) <= 100 and key.isprintable()
     }
+    if not values:
+        return None
+    step = content.get("epoch", content.get("current_epoch"))
+    has_step = isinstance(step, int | float) and not isinstance(step, bool)
+    return {"values": values} | ({"step": step} if has_step else {})
 
 
 def read_json(text: str | bytes) -> Any:
@@ -70,9 +82,18 @@ def _plain(value: Any, counted: list[int], depth: int = 0) -> Any:
         # Larger ones than a browser can hold exactly lose nothing as text.
         return value if abs(value) < 1 << 53 else str(value)
     if isinstance(value, str):
-        return value[:4096].encode("utf-8", "replace").decode()
+        return _text(value)
     if isinstance(value, dict):
-        return {_RENAMED.get(str(key), str(key)): _plain(item, counted, depth + 1) for key, item in value.items()}
+        return {_name(key): _plain(item, counted, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item, counted, depth + 1) for item in value]
     return value
+
+
+def _name(key: str) -> str:
+    return _RENAMED.get(key) or _text(key)
+
+
+def _text(text: str) -> str:
+    """As much as is kept of it; JSON may have halves of surrogate pairs, which can't be stored."""
+    return text[:4096].encode("utf-8", "replace").decode()

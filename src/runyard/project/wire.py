@@ -112,7 +112,7 @@ def read_reply(operation: str, status: int, body: bytes) -> Reply:
         return _missing(operation, text, value)
     if status >= 500:
         return Reply(Kind.CRASHED, text=_shown(status, text))
-    if status == 204:
+    if status == 204 and operation != START:
         return Reply(Kind.STATE, MemberState.READY) if operation == STATUS_REQUEST else Reply(Kind.EMPTY)
     refused = status >= 400
     if value is not None:
@@ -133,7 +133,8 @@ def read_reply(operation: str, status: int, body: bytes) -> Reply:
         return Reply(Kind.YES, text=word)
     elif word in _NO[operation]:
         return Reply(Kind.NO, text=_shown(status, text))
-    if word in ("", "null") and not refused:
+    if status == 200 and (word == "" or (word == "null" and operation != START)):
+        # After `start`, `null` and 204 are what a framework makes of a call that was done and says nothing.
         return Reply(Kind.EMPTY, text=word)
     return Reply(Kind.GARBLED, text=_shown(status, text))
 
@@ -251,11 +252,12 @@ def read_target(path: str, query: str, operations: Iterable[str]) -> tuple[str |
             if operation is None and not named:
                 operation = key
             continue
-        found.setdefault(_ALIASES.get(key, key), unquote_plus(value))
+        found.setdefault(ALIASES.get(key, key), unquote_plus(value))
     return operation, found
 
 
-_ALIASES = {"userid": "user_id", "projectid": "project_id"}
+#: What some members call the ids.
+ALIASES = {"userid": "user_id", "projectid": "project_id"}
 
 
 def bare(text: str) -> str:

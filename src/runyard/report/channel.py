@@ -40,7 +40,7 @@ class Channel:
         self._fd = -1
         self._written = 0
         self._room = MAX_UNREAD
-        self._mutex = threading.Lock()
+        self.unlock()
         if not target:
             return
         if target != "-":
@@ -62,6 +62,11 @@ class Channel:
     def active(self) -> bool:
         """Somebody listens."""
         return self._fd >= 0
+
+    def unlock(self) -> None:
+        """For a child that was forked while another thread spoke."""
+        # The handler of a signal may speak while its own thread does.
+        self._mutex = threading.RLock()
 
     def send(self, kind: str, body: Any) -> bool:
         """Tells it, if that is possible at once. Raises TypeError or ValueError about a body that JSON can't carry."""
@@ -87,7 +92,8 @@ class Channel:
             return told
 
     def _write(self, text: str, precious: bool) -> bool:
-        data = b"%s%s\n" % (self._mark, text.encode())
+        # Half of a surrogate pair, as names of files have it, is no character that JSON could carry.
+        data = b"%s%s\n" % (self._mark, text.encode("utf-8", "replace"))
         if not self._mark and not self._fits(len(data) - (RESERVE if precious else 0)):
             return False
         try:
@@ -118,4 +124,4 @@ def _notice(count: int) -> dict[str, Any]:
 
 
 def _encode(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 #: Bytes of a record that are read; larger ones (graphs, audio) are passed over.
 MAX_RECORD = 1024 * 1024
+#: Bytes that no record has.
+_ENDLESS = 1 << 40
 _HEAD = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 #: Wire types of protocol buffers.
@@ -76,6 +78,8 @@ def records(data: bytes) -> Iterator[tuple[bytes | None, int]]:
             raise Damaged(f"the checksum of a record's length at offset {place} is wrong")
         begin = place + _HEAD.size
         end = begin + length
+        if length > _ENDLESS:
+            raise Damaged(f"the record at offset {place} says that it has {length} bytes")
         if length > MAX_RECORD:
             place = end + _CRC.size
             yield None, place
@@ -93,7 +97,7 @@ def points(event: bytes) -> list[Point]:
     """The values in an event. Raises Damaged."""
     at, step, values = 0.0, 0, []
     for number, value in _fields(event):
-        if number == 1 and isinstance(value, bytes):
+        if number == 1 and isinstance(value, bytes) and len(value) == 8:
             (at,) = struct.unpack("<d", value)
         elif number == 2 and isinstance(value, int):
             step = value - (1 << 64) if value >> 63 else value

@@ -30,6 +30,14 @@ def _current() -> Channel:
     return _channel
 
 
+def _forked() -> None:
+    if _channel is not None:
+        _channel.unlock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def reset() -> None:
     """Looks at the environment again with the next report. For tests, and for hosts that run several programs."""
     global _channel, _notices, _running_since

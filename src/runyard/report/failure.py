@@ -17,7 +17,7 @@ _OWN = ("runyard.report", "runyard.runcode")
 _FRAME = re.compile(r'  File "(?P<file>[^"\n]{1,4096})", line (?P<line>\d{1,9})(?:, in (?P<name>.{1,500}))?')
 _RAISED = re.compile(r"(?P<type>[A-Za-z_][\w.<>]{0,200})(?:: (?P<text>.*))?")
 #: Lines of a traceback that point at a part of the line above.
-_MARKER = re.compile(r"\s*[\^~]+[\s^~]*")
+_MARKER = re.compile(r"\s*[\^~][\s^~]*")
 _HEAD = "Traceback (most recent call last):"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import linecache
 import os
@@ -10,6 +11,7 @@ import socket
 import sys
 import threading
 import types
+from contextlib import suppress
 from typing import Any
 
 from runyard.report import failure, picture
@@ -30,13 +32,12 @@ class Control:
 
     def say(self, **message: Any) -> None:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            # The user may have closed it, or put something else in its place.
+            with suppress(Exception):
                 stream.flush()
-            except (OSError, ValueError):
-                # The user has closed it.
-                continue
         data = json.dumps(message).encode() + b"\n"
-        with self._mutex:
+        # This as well: whoever closes every descriptor that there is.
+        with self._mutex, suppress(OSError):
             self._socket.sendall(data)
             # What is printed from now on comes after it.
             self._socket.recv(1)
@@ -52,13 +53,14 @@ def main(argv: list[str]) -> int:
     control = Control(int(control_fd))
     if network == "no" and (problem := limits.leave_network()) is not None:
         control.say(notice=problem)
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         source = file.read()
     for stream in (sys.stdout, sys.stderr):
         # What is printed shall be seen at once, and never fail for a character.
         stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
     pictures.install(control.show)
-    linecache.cache[PSEUDO_FILE] = (len(source), None, source.splitlines(keepends=True), PSEUDO_FILE)
+    lines = io.StringIO(source.decode("utf-8-sig", "replace")).readlines()
+    linecache.cache[PSEUDO_FILE] = (len(source), None, lines, PSEUDO_FILE)
     sys.argv = [PSEUDO_FILE]
     module = types.ModuleType("__main__")
     module.__dict__["__file__"] = PSEUDO_FILE
@@ -68,26 +70,31 @@ def main(argv: list[str]) -> int:
     return _run(source, module.__dict__, control)
 
 
-def _run(source: str, namespace: dict[str, Any], control: Control) -> int:
+def _run(source: bytes, namespace: dict[str, Any], control: Control) -> int:
     try:
-        exec(compile(source, PSEUDO_FILE, "exec"), namespace)
+        exec(compile(source, PSEUDO_FILE, "exec", dont_inherit=True), namespace)
     except SystemExit as end:
         if end.code in (None, 0):
             return 0
         detail = failure.of_exception(end, frozenset({PSEUDO_FILE}))
         control.say(error=detail, code=100299)
         if not isinstance(end.code, int):
-            print(end.code, file=sys.stderr)
+            _complain(str(end.code))
             return 1
         return end.code & 0xFF
     except KeyboardInterrupt:
         return 130
     except BaseException as error:
         detail = failure.of_exception(error, frozenset({PSEUDO_FILE}))
-        print(_traceback(detail), file=sys.stderr)
+        _complain(_traceback(detail))
         control.say(error=detail)
         return 1
     return 0
+
+
+def _complain(text: str) -> None:
+    with suppress(Exception):
+        print(text, file=sys.stderr)
 
 
 def _traceback(detail: dict[str, Any]) -> str:
@@ -102,6 +109,4 @@ def _traceback(detail: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,10 @@ MAX_PIECE = 50_000
 GRACE = 2.0
 #: Pictures that are shown; one message each.
 MAX_PICTURES = 1000
+#: K12AI's code for what is no exception of the user's (spec 2).
+_OTHER = 100299
+#: Pieces that are read in one go, of what may come without end: more than a pipe holds.
+_TURN = 64
 #: Bytes of one line of the control pipe: a picture.
 _MAX_CONTROL = 2 * 1024 * 1024
 
@@ -125,6 +129,9 @@ class Supervisor:
                     waiting.unregister(control)
                 self._keep_time(child, begin)
         os.close(pidfd)
+        for decoder in decoders.values():
+            # Half a character at the end.
+            self._add(decoder.decode(b"", True))
 
     def _patience(self, begin: float) -> float | None:
         now = time.monotonic()
@@ -158,12 +165,12 @@ class Supervisor:
     # Output -------------------------------------------------------------------------------------------------------
 
     def _pass_on(self, fd: int, number: int, decoder: codecs.IncrementalDecoder) -> bool:
-        """Everything that is there now; False at the end of the pipe."""
-        while True:
+        """What is there now; False at the end of the pipe."""
+        for _ in range(_TURN):
             try:
                 data = os.read(fd, 1 << 16)
             except BlockingIOError:
-                return True
+                break
             if not data:
                 return False
             kept = data[: self._room]
@@ -174,6 +181,7 @@ class Supervisor:
             if len(kept) < len(data) and not self._full:
                 self._full = True
                 self._add(f"\n[the output limit of {self._limits.output} bytes was reached: the rest is left out]\n")
+        return True
 
     def _add(self, text: str) -> None:
         self._text.append(text)
@@ -192,11 +200,11 @@ class Supervisor:
 
     def _hear(self, control: socket.socket) -> bool:
         """Pictures and the error; False at the end of the pipe."""
-        while True:
+        for _ in range(_TURN):
             try:
                 data = control.recv(1 << 16)
             except BlockingIOError:
-                return True
+                break
             except OSError:
                 return False
             if not data:
@@ -208,6 +216,7 @@ class Supervisor:
                     self._take(json.loads(line))
                 with suppress(OSError):
                     control.send(b"\n")
+        return True
 
     def _take(self, message: dict[str, Any]) -> None:
         if "error" in message:
@@ -229,8 +238,7 @@ class Supervisor:
             report.status("stopped")
             return 128 + signal.SIGTERM
         if self._timed_out:
-            text = f"the time limit of {self._limits.seconds:g} s was reached"
-            self._fail({"exc_type": "TimeoutError", "exc_text": text, "traceback": []}, None)
+            self._fail(_detail("TimeoutError", f"the time limit of {self._limits.seconds:g} s was reached"), _OTHER)
             return 124
         if self._failure is not None:
             self._fail(self._failure["error"], self._failure.get("code"))
@@ -238,10 +246,10 @@ class Supervisor:
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             text = f"the program was ended by {name}" + (", perhaps for want of memory" if -code == 9 else "")
-            self._fail({"exc_type": "Killed", "exc_text": text, "traceback": []}, None)
+            self._fail(_detail("Killed", text), _OTHER)
             return 128 - code
         if code:
-            self._fail({"exc_type": "SystemExit", "exc_text": str(code), "traceback": []}, 100299)
+            self._fail(_detail("SystemExit", str(code)), _OTHER)
         else:
             report.finish()
         return code
@@ -251,6 +259,10 @@ class Supervisor:
             # The process itself could not print it.
             print(f"{detail['exc_type']}: {detail['exc_text']}", file=sys.stderr)
         facade.failed(detail, code)
+
+
+def _detail(kind: str, text: str) -> dict[str, Any]:
+    return {"exc_type": kind, "exc_text": text, "traceback": []}
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """Messages by POST: those of a task to the address in its request, those of an application to the one configured.
 
 Each receiver gets its messages in order, at least once, signed, with three more attempts; what it never takes becomes a
-dead letter. How far each one came is stored, so a crash of the server loses nothing.
+dead letter. How far each one came is stored, so a crash of the server loses nothing; but for the one message about a
+task that could not begin, which is then in its queue only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
 import msgspec
@@ -67,6 +68,8 @@ class Callbacks:
         self._cursors: dict[str, int] = {}
         self._dead: deque[Letter] = deque()
         self._workers: set[asyncio.Task[None]] = set()
+        #: Tasks whose receiver is being told.
+        self._served: set[int] = set()
         tasks.on_begin = self.watch
         queues.on_problem = self._problem
 
@@ -98,14 +101,16 @@ class Callbacks:
 
     def watch(self, task: Task) -> None:
         """The task's messages are wanted at the address in its request, until its end was told there."""
-        if task.callback and (task.live or self._cursors.get(str(task.job), task.since) < task.last):
+        behind = task.live or self._cursors.get(str(task.job), task.since) < task.last
+        if task.callback and behind and task.job not in self._served:
+            self._served.add(task.job)
             self._work(self._serve_task(task))
 
     def dead(self) -> list[Letter]:
         """Newest first."""
         return list(reversed(self._dead))
 
-    def _work(self, work: Any) -> None:
+    def _work(self, work: Coroutine[Any, Any, None]) -> None:
         worker = asyncio.create_task(work)
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
@@ -123,30 +128,32 @@ class Callbacks:
         self._work(send())
 
     async def _serve_app(self, app: str, url: str) -> None:
-        await self._serve(f"app:{app}", url, lambda after: self._queues.follow(Wanted(app), after), lambda _: False)
+        await self._serve(f"app:{app}", url, lambda after: self._queues.follow(Wanted(app), after))
 
     async def _serve_task(self, task: Task) -> None:
         self._cursors.setdefault(str(task.job), task.since)
-        await self._serve(
-            str(task.job),
-            task.callback,
-            lambda after: self._queues.follow_task(task, after),
-            lambda after: not task.live and after >= task.last,
-        )
+        try:
+            await self._serve(str(task.job), task.callback, lambda after: self._queues.follow_task(task, after))
+        finally:
+            self._served.discard(task.job)
 
-    async def _serve(self, key: str, url: str, follow: Callable[[int], Any], done: Callable[[int], bool]) -> None:
+    async def _serve(self, key: str, url: str, follow: Callable[[int], AsyncIterator[Collection[Item]]]) -> None:
+        """Until there is no more to follow."""
         sender = self._sender(url)
         try:
-            while not self._engine.closing and not done(self._cursors[key]):
+            while True:
                 try:
                     async for batch in follow(self._cursors[key]):
                         await self._take(sender, key, url, batch)
-                        if done(self._cursors[key]):
-                            return
+                    return
                 except Expired as error:
                     self._cursors[key] = int(error.fields["oldest"]) - 1
                 except RunyardError as error:
                     log.warning("callback to %s: rests %g s: %s", _host(url), _REST, error.detail)
+                    await asyncio.sleep(_REST)
+                except Exception:
+                    # The database can't be read, or a defect of ours: neither may end the callbacks for good.
+                    log.exception("callback to %s: failed, and begins anew in %g s", _host(url), _REST)
                     await asyncio.sleep(_REST)
         finally:
             await sender.close()

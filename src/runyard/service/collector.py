@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from runyard.core.record import JobRecord, Replica
+from runyard.message.line import body_bytes
 from runyard.model.errors import Expired, InvalidInput, RunyardError, TooLarge
 from runyard.model.ids import RunKey
 from runyard.model.message import NewMessage
@@ -35,8 +36,8 @@ DOOR, CURSOR = "collector", "collector"
 FIRST, QUICK, SLOW = 0.2, 0.05, 1.0
 #: Seconds between moments at which runs are looked at: together they cost less than one by one.
 TICK = 0.02
-#: Runs looked at in one go.
-TOGETHER = 256
+#: Runs looked at in one go, unless they have said so many messages, or bytes, before.
+TOGETHER, MANY_MESSAGES, MANY_BYTES = 256, 20_000, 32 * 1024 * 1024
 #: Seconds between two notes of the cursor, and before another attempt when the store could not write.
 NOTE_EVERY, RETRY = 5.0, 0.5
 #: Bytes of a report file that are read before the file system gets them back.
@@ -55,6 +56,11 @@ class _Watched(msgspec.Struct):
     ended_after: int | None = None
     """Once the run has ended: an event before the one that says so."""
     freed: int = 0
+
+    @property
+    def has_much(self) -> bool:
+        """Of the report file that was read, and that the file system can have back."""
+        return self.tail.reported - self.freed >= FREE_FROM
 
 
 class Collector:
@@ -220,14 +226,21 @@ class Collector:
         # As it is now: one that ends while it is read must be read once more.
         asked = [(watched.tail, watched.ended_after is not None) for watched in chosen.values()]
         looks = await asyncio.to_thread(_read, asked, self._engine.clock())
+        for run in list(chosen)[len(looks) :]:
+            # Before all that is planned from now on.
+            heapq.heappush(self._due, (now, run))
+            del chosen[run]
         found = dict(zip(chosen, looks, strict=True))
         said = [message for look in looks for message in look.messages]
-        changed = [(run, chosen[run].tail.remember()) for run, look in found.items() if look.messages]
-        if said and not await self._store(said, changed, chosen):
+        # What the file system gets back has to be behind what is stored, also when no message came of it.
+        changed = [
+            (run, chosen[run].tail.remember()) for run, look in found.items() if look.messages or chosen[run].has_much
+        ]
+        if changed and not await self._store(said, changed, chosen):
             return
         for run, state in changed:
             self._runs[run].kept = state
-        for (run, look), (_, ended) in zip(found.items(), asked, strict=True):
+        for (run, look), (_, ended) in zip(found.items(), asked, strict=False):
             watched = chosen[run]
             if look.more:
                 self._plan(run, 0.0)
@@ -254,8 +267,9 @@ class Collector:
             try:
                 await self._messages.append(said, keep)
             except (InvalidInput, TooLarge) as error:
-                log.error("%d messages can't be stored and are left out: %s", len(said), error.detail)
-                await self._messages.append([], keep)
+                sound = [message for message in said if _is_sound(message)]
+                log.error("%d messages can't be stored and are left out: %s", len(said) - len(sound), error.detail)
+                await self._messages.append(sound, keep)
         except RunyardError as error:
             log.warning("messages of %d jobs can't be stored, trying again: %s", len(changed), error.detail)
             for run, watched in chosen.items():
@@ -287,9 +301,8 @@ class Collector:
 
     def _free(self, watched: Sequence[_Watched]) -> None:
         for one in watched:
-            place = one.tail.reported
-            if place - one.freed >= FREE_FROM:
-                one.freed = place
+            if one.has_much:
+                one.freed = one.tail.reported
                 with contextlib.suppress(OSError):
                     one.tail.give_back()
 
@@ -326,14 +339,34 @@ class _Look(msgspec.Struct):
 
 
 def _read(tails: Sequence[tuple[Tail, bool]], now: float) -> list[_Look]:
+    """A look at each of them, or at the first ones, if those have much to say."""
     found: list[_Look] = []
+    messages = size = 0
     for tail, ended in tails:
+        begin = tail.passed
         try:
-            found.append(_Look(*tail.read(now, ended)))
+            look = _Look(*tail.read(now, ended))
         except OSError as error:
             log.warning("the reports of run %s can't be read: %s", tail.run, error)
-            found.append(_Look(failed=True))
+            look = _Look(failed=True)
+        except Exception:
+            # A defect must not end the reading of the others.
+            log.exception("the reports of run %s can't be read", tail.run)
+            look = _Look(failed=True)
+        found.append(look)
+        messages += len(look.messages)
+        size += tail.passed - begin
+        if messages >= MANY_MESSAGES or size >= MANY_BYTES:
+            break
     return found
+
+
+def _is_sound(message: NewMessage) -> bool:
+    try:
+        body_bytes(message.body)
+    except RunyardError:
+        return False
+    return True
 
 
 def _run_key(name: str) -> RunKey:

@@ -20,7 +20,7 @@ import msgspec
 from runyard.core.inputs import Cancel, Note
 from runyard.executors.protocol import Report, Synced
 from runyard.model import wire as agent
-from runyard.model.errors import RunyardError
+from runyard.model.errors import RunyardError, Unavailable
 from runyard.model.node import Node
 from runyard.model.state import State
 from runyard.project import state as project
@@ -32,7 +32,7 @@ from runyard.project.member import Member
 from runyard.project.places import Claim, Places
 from runyard.project.state import Phase, ProjectState
 from runyard.project.steps import Timing
-from runyard.project.wire import START, STATUS_REQUEST, STOP, address_of
+from runyard.project.wire import START, STATUS_REQUEST, STOP, Kind, Reply, address_of
 from runyard.service.live_project import Live
 from runyard.service.projectfolder import append
 from runyard.service.service import Service
@@ -131,6 +131,9 @@ class Coordination:
             state = ProjectState() if body is None else _states.decode(body)
             self._disarm(live)
             live.coordinator = Coordinator(live.project, state, self.timing)
+            for _, future in live.queue:
+                if future is not None and not future.done():
+                    future.set_exception(Unavailable("the store could not write it: say it again"))
             live.queue.clear()
             live.waits.clear()
         self._announced = False
@@ -241,7 +244,7 @@ class Coordination:
         if step.needs:
             return False
         claim = Claim(live.job, effect.container, effect.run)
-        return self._places.ask(self._place(live, effect.container), claim, step.concurrency or 1) is None
+        return self._places.ask(self._place(live, effect.container), claim, step.concurrency or 1)
 
     def _queue(self, live: Live, effects: list[project.Effect], future: asyncio.Future[None] | None) -> None:
         if live.working or any(isinstance(effect, project.Note) for effect in effects):
@@ -349,12 +352,16 @@ class Coordination:
             else:
                 self._exited(live)
 
-    def member(self, live: Live, container: str) -> Member:
-        """The remote member of a step."""
+    def member(self, live: Live, container: str) -> Member | None:
+        """The remote member of a step; None if the configuration that knew its address has been changed."""
         found = live.members.get(container)
         if found is None:
             step = live.coordinator.steps.defined[container]
-            found = live.members[container] = Member(self.client, step.url or self._address(step), step.url_style)
+            try:
+                url = step.url or self._address(step)
+            except RunyardError:
+                return None
+            found = live.members[container] = Member(self.client, url, step.url_style)
         return found
 
     @property
@@ -368,14 +375,18 @@ class Coordination:
         step = live.coordinator.steps.defined[container]
         member = self.member(live, container)
         more = step.inputs if operation == START else None
-        reply = await member.call(operation, live.project.user_id, live.wire_id, more)
+        if member is None:
+            reply = Reply(Kind.UNREACHABLE, text="its address is configured no longer")
+        else:
+            reply = await member.call(operation, live.project.user_id, live.wire_id, more)
         if generation != self._generation or self.live.get(live.job) is not live:
             return
         if operation == STATUS_REQUEST:
             self.put(live, project.Beat(container=container, run=run, reply=reply))
             return
         said = reply.text or str(reply.kind)
-        self._write(live, f"{operation} at {member.url}: {reply.kind} ({said})", container)
+        where = "its member" if member is None else member.url
+        self._write(live, f"{operation} at {where}: {reply.kind} ({said})", container)
         if operation == START:
             self.put(live, project.StartReply(container=container, run=run, reply=reply))
         else:
@@ -404,37 +415,62 @@ class Coordination:
             if isinstance(obstacle, project.Denied):
                 self.put(live, obstacle)
                 return
-            if obstacle is None:
-                place, claim = self._place(live, container), Claim(live.job, container, run)
-                holder = self._places.ask(place, claim, step.concurrency or 1)
-                if holder is not None:
-                    other = self.live.get(holder)
-                    # Of a project of somebody else only the id and the owner are told.
-                    name = other.project.name if other is not None and other.owner == live.owner else str(holder)
-                    whose = "" if other is None or other.owner == live.owner else f" of {other.owner!r}"
-                    obstacle = f"its member works for project {name}{whose}"
             if obstacle is not None:
                 live.waits[container] = obstacle
                 return
+            if not self._places.ask(
+                self._place(live, container), Claim(live.job, container, run), step.concurrency or 1
+            ):
+                return
         self.put(live, project.Granted(container=container, run=run))
 
+    def why_waiting(self, live: Live, container: str) -> str | None:
+        """What a step that is waiting waits for, in words; None if nothing is known."""
+        step = live.state.steps[container]
+        if step.phase is not Phase.WAITING or container in live.waits:
+            return live.waits.get(container)
+        holder = self._places.holder(self._place(live, container), Claim(live.job, container, step.run))
+        if holder is None:
+            return None
+        other = self.live.get(holder)
+        # Of a project of somebody else only the id and the owner are told.
+        name = other.project.name if other is not None and other.owner == live.owner else str(holder)
+        whose = "" if other is None or other.owner == live.owner else f" of {other.owner!r}"
+        return f"its member works for project {name}{whose}"
+
     def try_again(self, claim: Claim) -> None:
-        """What the step has waited for may be there now."""
-        live = self.live.get(claim.project)
-        step = None if live is None else live.state.steps.get(claim.container)
-        if live is not None and step is not None and step.phase is Phase.WAITING and step.run == claim.run:
+        """The job that the step has waited for may be so far now."""
+        live = self._waiting(claim)
+        if live is not None:
             self._spawn(self._acquire(live, claim.container, claim.run))
 
+    def _waiting(self, claim: Claim) -> Live | None:
+        """The project whose step still waits so."""
+        live = self.live.get(claim.project)
+        step = None if live is None else live.state.steps.get(claim.container)
+        return live if step is not None and step.phase is Phase.WAITING and step.run == claim.run else None
+
     def _place(self, live: Live, container: str) -> str:
-        address = address_of(self.member(live, container).url)
+        member = self.member(live, container)
+        if member is None:
+            return container
+        address = address_of(member.url)
         return f"{address.host}:{address.port}"
 
     def _release(self, live: Live, container: str) -> None:
         live.waits.pop(container, None)
         step = live.coordinator.steps.defined[container]
         if not step.local and not step.confirm:
-            for claim in self._places.give(self._place(live, container), live.job, container):
-                self.try_again(claim)
+            self._give(self._place(live, container), live.job, container)
+
+    def _give(self, place: str, job: int, container: str) -> None:
+        """The member is free again: the next in line has it."""
+        for claim in self._places.give(place, job, container):
+            live = self._waiting(claim)
+            if live is not None:
+                self.put(live, project.Granted(container=claim.container, run=claim.run))
+            else:
+                self._give(place, claim.project, claim.container)
 
 
 def _sentence(data: dict[str, Any]) -> str:

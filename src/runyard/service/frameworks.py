@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
 from runyard.model.errors import ConfigError
 from runyard.model.framework import Service, read_service
-from runyard.training.codes import Code, code_of
+from runyard.training.codes import Code, code_of, is_failure
 from runyard.training.parameters import Problem
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Framework(msgspec.Struct, frozen=True):
             raise
         except Exception as error:
             given = getattr(error, "code", None)
-            code = given if isinstance(given, int) else code_of(type(error).__name__, str(error))
+            # Other exceptions have codes as well, of HTTP for one.
+            code = given if _is_failure(given) else code_of(type(error).__name__, str(error))
             log.warning("the hook %s of service %s failed", hook, self.name, exc_info=True)
             raise Problem(code, f"{hook} of {self.name}: {type(error).__name__}: {error}") from None
 
@@ -121,4 +122,8 @@ def made(name: str, loaded: Any) -> Framework:
 
 def read_code(value: Any) -> int:
     """A code that `map_error` has given, checked."""
-    return value if isinstance(value, int) and 100100 < value <= 999999 else int(Code.UNKNOWN)
+    return value if _is_failure(value) else int(Code.UNKNOWN)
+
+
+def _is_failure(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and is_failure(value) and value <= Code.UNKNOWN

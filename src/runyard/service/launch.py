@@ -25,6 +25,8 @@ _RLIMITS = {
 _NO_LIMITS = Limits()
 #: Of the command that `host` gives, the words before those that are about one flow.
 HOST_WORDS = 4
+#: With this among its door's variables, a run gets a folder of its own, whose path is the value.
+JOB_TMPDIR = "FLUX_JOB_TMPDIR"
 
 
 def launch_message(
@@ -41,11 +43,14 @@ def launch_message(
     limits = spec.limits
     stdout, stderr = output(run)
     plain = limits == _NO_LIMITS
+    given = dict(more)
+    # Never an empty text in the run itself: somebody may clear `$FLUX_JOB_TMPDIR/*`.
+    tmpdir = given.pop(JOB_TMPDIR, None) is not None
     flow = host(start) if spec.flow is not None and host is not None else None
     return Launch(
         run=run,
         argv=spec.argv if flow is None else flow,
-        env=_environment(run, spec, start.shares, {"RUNYARD_REPORT": _report(spec, stdout), **more}),
+        env=_environment(run, spec, start.shares, {"RUNYARD_REPORT": _report(spec, stdout), **given}),
         cwd=spec.cwd,
         stdout=stdout,
         stderr=stdout if spec.output.merge else stderr,
@@ -63,6 +68,7 @@ def launch_message(
         warm=0 if flow is None else HOST_WORDS,
         edition="" if flow is None else edition,
         tasks=_tasks(spec, start.shares),
+        tmpdir=JOB_TMPDIR if tmpdir else "",
     )
 
 

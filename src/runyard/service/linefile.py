@@ -41,7 +41,7 @@ class Lines(msgspec.Struct):
 class LineFile:
     """One file. Carriage returns end lines too: progress bars write them."""
 
-    __slots__ = ("_size", "_trimmed", "_whole", "path", "place")
+    __slots__ = ("_end", "_size", "_trimmed", "_whole", "path", "place")
 
     def __init__(self, path: str | Path, place: Place, *, whole: bool, trimmed: bool) -> None:
         """`whole`: every line counts, up to the longest report; else only marked ones do, and of others the beginning.
@@ -51,6 +51,8 @@ class LineFile:
         self._whole, self._trimmed = whole, trimmed
         self._size = -1
         """When it was looked at last."""
+        self._end: int | None = None
+        """How long it was when the writer had ended: what others write behind that is not read."""
 
     def grew(self) -> bool:
         """Whether there is something that was not looked at."""
@@ -76,8 +78,11 @@ class LineFile:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return Lines([])
-            lost = self._jump(fd, status.st_size)
-            return self._lines(fd, status.st_size, ended, lost)
+            size = status.st_size
+            if ended:
+                size = self._end = size if self._end is None else min(size, self._end)
+            lost = self._jump(fd, size)
+            return self._lines(fd, size, ended, lost)
         finally:
             os.close(fd)
 
@@ -101,12 +106,13 @@ class LineFile:
 
     def _lines(self, fd: int, size: int, ended: bool, lost: int) -> Lines:
         place = self.place
-        data = os.pread(fd, CHUNK, place.offset)
+        left = max(0, size - place.offset)
+        data = os.pread(fd, min(CHUNK, left), place.offset)
         end = _last_break(data)
         counts = not place.skipping and (self._whole or is_marked(data[:_MARK]))
         if end < 0 and counts and len(data) == CHUNK:
             # A long report: all of it, or nothing.
-            data = os.pread(fd, MAX_LINE + 1, place.offset)
+            data = os.pread(fd, min(MAX_LINE + 1, left), place.offset)
             end = _last_break(data)
         if end < 0 and (place.skipping or len(data) > (MAX_LINE if counts else CHUNK - 1)):
             return self._pass_over(data, size, counts, lost)

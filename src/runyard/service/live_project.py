@@ -23,7 +23,7 @@ class Live:
         self.coordinator = Coordinator(definition, state, timing)
         self.members: dict[str, Member] = {}
         self.waits: dict[str, str] = {}
-        """Why steps that are waiting wait, in words."""
+        """The jobs that steps which are waiting need, in words."""
         self.timer: asyncio.TimerHandle | None = None
         self.queue: deque[tuple[list[Effect], asyncio.Future[None] | None]] = deque()
         self.working = False

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
 from runyard.model.message import Message
-from runyard.store.messages import MessageQueries
+from runyard.store.messages import PAGE_BYTES, MessageQueries
 
 #: Messages, and bytes of their bodies, that are kept in memory.
 RECENT, RECENT_BYTES = 20_000, 32 * 1024 * 1024
@@ -30,8 +30,8 @@ class MessageFeed:
         self.last = queries.last_seq()
         #: Everything behind this is in memory.
         self._floor = self.last
-        self._lines: dict[int, deque[Message]] = {_ALL: deque()}
-        self._sizes: deque[int] = deque()
+        #: Messages, with the bytes of their bodies.
+        self._lines: dict[int, deque[tuple[Message, int]]] = {_ALL: deque()}
         self._bytes = 0
         self._waiting: dict[int, set[asyncio.Future[None]]] = {}
         self.closed = False
@@ -41,9 +41,8 @@ class MessageFeed:
         every = self._lines[_ALL]
         jobs = {_ALL}
         for message, size in messages:
-            every.append(message)
-            self._lines.setdefault(message.job, deque()).append(message)
-            self._sizes.append(size)
+            every.append((message, size))
+            self._lines.setdefault(message.job, deque()).append((message, size))
             self._bytes += size
             self.last = message.seq
             jobs.add(message.job)
@@ -53,8 +52,8 @@ class MessageFeed:
             self.wake(job)
 
     def _drop(self) -> None:
-        oldest = self._lines[_ALL].popleft()
-        self._bytes -= self._sizes.popleft()
+        oldest, size = self._lines[_ALL].popleft()
+        self._bytes -= size
         self._floor = oldest.seq
         line = self._lines[oldest.job]
         line.popleft()
@@ -104,21 +103,24 @@ class MessageFeed:
         if after is not None and after >= self._floor:
             return self._from_memory(_ALL if job is None else job, min(after, self.last), limit, kinds)
         last = self.last
-        found, upto = await asyncio.to_thread(self._queries.page, after, limit, job, kinds)
+        found, upto = await asyncio.to_thread(self._queries.page, after, limit, job, kinds, last)
         # What is on disk but not published yet comes with its own batch.
         return [message for message in found if message.seq <= last], min(upto, last)
 
     def _from_memory(self, job: int, after: int, limit: int, kinds: Collection[str]) -> tuple[list[Message], int]:
-        found: list[Message] = []
-        for message in reversed(self._lines.get(job, ())):
+        behind: list[tuple[Message, int]] = []
+        for message, size in reversed(self._lines.get(job, ())):
             if message.seq <= after:
                 break
             if not kinds or message.kind in kinds:
-                found.append(message)
-        found.reverse()
-        if len(found) > limit:
-            found = found[:limit]
-            return found, found[-1].seq
+                behind.append((message, size))
+        found: list[Message] = []
+        room = PAGE_BYTES
+        for message, size in reversed(behind):
+            room -= size
+            if len(found) == limit or (found and room < 0):
+                return found, found[-1].seq
+            found.append(message)
         return found, self.last
 
     async def follow(
@@ -142,5 +144,8 @@ class MessageFeed:
             elif after >= seen:
                 if done or self.closed:
                     return
+                if ended is not None and ended():
+                    # While the store was read: nobody will be woken for that again.
+                    continue
                 if after >= self.last and not await self.changed(job, beat) and not self.closed:
                     yield ()

@@ -104,6 +104,10 @@ class MessageKeeper:
             except (RunyardError, OSError, SQLAlchemyError) as error:
                 log.warning("messages could not be removed, that is tried again: %s", error)
                 await asyncio.sleep(self._policy.interval)
+            except Exception:
+                # A defect must not end the removing for good.
+                log.exception("messages could not be removed, that is tried again")
+                await asyncio.sleep(self._policy.interval)
 
     async def sweep(self, now: float, last: int) -> int:
         """One pass; how many messages it has removed. Raises what `Store.commit` raises."""

@@ -136,12 +136,11 @@ class Messages:
 
     def _sample(self, messages: Sequence[NewMessage], sizes: Sequence[int]) -> list[int]:
         """The places of those that are kept."""
-        jobs = {message.job for message in messages}
-        if len(jobs) == 1:
-            return self._sample_job(jobs.pop(), messages, sizes)
+        jobs: dict[int, list[int]] = {}
+        for place, message in enumerate(messages):
+            jobs.setdefault(message.job, []).append(place)
         chosen: list[int] = []
-        for job in jobs:
-            places = [place for place, message in enumerate(messages) if message.job == job]
+        for job, places in jobs.items():
             kept = self._sample_job(job, [messages[place] for place in places], [sizes[place] for place in places])
             chosen += [places[number] for number in kept]
         return sorted(chosen)

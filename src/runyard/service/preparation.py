@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ MAX_CODE = 1_000_000
 RELAY_GRACE = 30.0
 #: Everything that a project was trained with: what later phases and a resume begin with.
 _STORED = "stored.json"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -46,6 +47,10 @@ class Places(msgspec.Struct, frozen=True):
     def cache(self) -> Path:
         """The framework's own: checkpoints, models, results."""
         return self.folder / "cache"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
 
     @property
     def code(self) -> Path:
@@ -69,7 +74,7 @@ def prepare(framework: Framework, ask: Ask, root: Path, settings: K12ai) -> JobS
     if phase == RUNCODE and not service.agent:
         _write_code(tree, places)
     if str(ask.op) == "train.start" and service.resume.ckpt:
-        _remove(places.cache / service.resume.ckpt)
+        _remove_below(places.cache, service.resume.ckpt)
     if service.resume.flag:
         parameters.put(tree, service.resume.flag, ask.op.action == RESUME)
     config = places.config(phase)
@@ -95,16 +100,15 @@ def prepare(framework: Framework, ask: Ask, root: Path, settings: K12ai) -> JobS
 
 
 def give_to(folder: Path, user: str) -> None:
-    """The project's files become that account's, in whose name the task runs. Raises OSError."""
-    entry = pwd.getpwnam(user)
-    for path in _below(folder):
-        os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
-
-
-def _below(folder: Path) -> Iterator[str]:
-    yield str(folder)
-    for path, folders, files in os.walk(folder):
-        yield from (os.path.join(path, name) for name in (*folders, *files))
+    """What is ours of the project's files becomes that account's, in whose name the task runs. The folder itself stays
+    ours: who may put links there has the server write wherever they lead. Raises OSError."""
+    entry, us = pwd.getpwnam(user), os.geteuid()
+    for _, folders, files, here in os.fwalk(folder, topdown=False):
+        for name in (*folders, *files):
+            status = os.stat(name, dir_fd=here, follow_symlinks=False)
+            # A second name of a file of ours from elsewhere is none of the project's files.
+            if status.st_uid == us and name != _STORED and (stat.S_ISDIR(status.st_mode) or status.st_nlink == 1):
+                os.chown(name, entry.pw_uid, entry.pw_gid, dir_fd=here, follow_symlinks=False)
 
 
 def _parameters(framework: Framework, ask: Ask, places: Places) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def _parameters(framework: Framework, ask: Ask, places: Places) -> dict[str, Any
 
 def _unpack(tree: dict[str, Any], places: Places) -> None:
     images = parameters.read_images(tree)
-    folder = places.cache / "images"
+    folder = places.images
     _remove(folder)
     folder.mkdir()
     paths = []
@@ -233,6 +237,28 @@ def _replace(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.new")
     draft.write_bytes(data)
     draft.replace(path)
+
+
+def _remove_below(folder: Path, name: str) -> None:
+    """In a folder of another account no link is followed: it would lead us where that account may not go."""
+    if folder.stat().st_uid == os.geteuid():
+        _remove(folder / name)
+        return
+    *parents, last = Path(name).parts
+    here = os.open(folder, _FOLDER)
+    try:
+        for part in parents:
+            inner = os.open(part, _FOLDER, dir_fd=here)
+            os.close(here)
+            here = inner
+        try:
+            os.unlink(last, dir_fd=here)
+        except IsADirectoryError:
+            shutil.rmtree(last, dir_fd=here)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(here)
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from runyard.core.record import JobRecord
 from runyard.model.check import build_spec, refuse
 from runyard.model.errors import ConfigError, Conflict, NotFound, RunyardError, TooLarge, Unavailable
 from runyard.model.job import Explanation, JobDoc, JobSpec
+from runyard.model.message import METRICS, NewMessage
 from runyard.model.project import ProjectDoc, Readiness, StepDoc
 from runyard.model.state import ENDED, State
 from runyard.project.container import CONTAINERS, canonical, known
@@ -30,7 +31,7 @@ from runyard.project.http import Timeouts
 from runyard.project.member import Member
 from runyard.project.state import Advance, Phase, ProjectState, Reported, shown
 from runyard.project.steps import Timing
-from runyard.project.update import MAX_KINDS, PROGRESS
+from runyard.project.update import MAX_KINDS, PROGRESS, numbers_of
 from runyard.project.wire import STATUS_REQUEST, BadReport, Kind, MemberState, Report, address_of
 from runyard.service import projectfolder
 from runyard.service.coordination import STATES, Coordination, read_state
@@ -42,8 +43,16 @@ from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
 
 #: Where the store keeps definitions and telemetry, by the projects' jobs.
-DEFINITIONS, METRICS = "tango", "tango-metrics"
+DEFINITIONS, TELEMETRY = "tango", "tango-metrics"
 MAX_PROJECTS = 100_000
+#: How a project stands by the state of its job, where that says it.
+_TOLD = {
+    State.PENDING: Phase.READY,
+    State.SUCCEEDED: Phase.COMPLETED,
+    State.FAILED: Phase.FAILED,
+    State.TIMED_OUT: Phase.FAILED,
+    State.CANCELLED: Phase.STOPPED,
+}
 
 
 class _Kept(msgspec.Struct):
@@ -59,13 +68,15 @@ class Projects:
         self.settings = settings
         self.shared = Path(settings.shared or folder / "tango").absolute()
         self._addresses = addresses(settings.members, os.environ)
+        if settings.docker_host:
+            _check_address("doors.tango.docker_host", f"http://{settings.docker_host}:1")
         timing = Timing(max(settings.heartbeat, 0.05), settings.max_missed_beats, settings.stop_grace)
         timeouts = Timeouts(max(settings.connect_timeout, 0.05), max(settings.read_timeout, 0.05))
         self.coordination = Coordination(f"{node}-projects", output, self.shared, timing, timeouts, self.address)
         self.coordination.on_deleted = self._deleted
         self._by_wire: dict[tuple[str, str], int] = {}
         self._metrics: dict[int, dict[str, Any]] = {}
-        self._creating: set[tuple[str, str]] = set()
+        self._creating: set[tuple[str, str, str]] = set()
         self._checks: set[asyncio.Task[None]] = set()
 
     def attach(self, service: Service) -> None:
@@ -78,7 +89,7 @@ class Projects:
         if not kept:
             return
         states = store.door_records(STATES)
-        self._metrics = {int(key): msgspec.json.decode(body) for key, body in store.door_records(METRICS).items()}
+        self._metrics = {int(key): msgspec.json.decode(body) for key, body in store.door_records(TELEMETRY).items()}
         for key, body in kept.items():
             found = msgspec.json.decode(body, type=_Kept)
             state = read_state(states[key]) if key in states else ProjectState()
@@ -118,13 +129,19 @@ class Projects:
                 self.address(step)
         if len(self._live) >= MAX_PROJECTS:
             raise TooLarge(f"there are {len(self._live)} projects: delete some that are over")
-        key = (project.user_id, project.name)
-        if key in self._creating or any(
+        keys = {("name", project.user_id, project.name)}
+        if project.project_id is not None:
+            keys.add(("id", project.user_id, project.project_id))
+        if keys & self._creating or any(
             live.project.user_id == project.user_id
             and (live.project.name == project.name or live.wire_id == project.project_id)
-            for live in self._live.values()
+            and self._is_there(live)
+            for live in list(self._live.values())
         ):
-            raise Conflict(f"user {project.user_id!r} has a project {project.name!r}: delete it, or take another name")
+            raise Conflict(
+                f"user {project.user_id!r} has a project of the name {project.name!r}, or of the same project_id: "
+                "delete it, or take another"
+            )
         made: list[Live] = []
 
         def keep(batch: Batch, outcome: JobDoc | RunyardError) -> None:
@@ -134,7 +151,7 @@ class Projects:
                 made.append(live)
                 batch.keep_for_door(DEFINITIONS, outcome.id, msgspec.json.encode(_Kept(project, owner)))
 
-        self._creating.add(key)
+        self._creating |= keys
         try:
             outcome = await self._service.submit(
                 [job], lambda outcomes: outcomes[0], origin=ORIGIN, owner=owner, kind=PROJECT, keep=keep
@@ -144,7 +161,7 @@ class Projects:
                 self._forget(live.job)
             raise
         finally:
-            self._creating.discard(key)
+            self._creating -= keys
         if isinstance(outcome, RunyardError):
             raise outcome
         live = made[0]
@@ -155,7 +172,8 @@ class Projects:
             await self.delete(live)
             raise
         self.coordination.announce()
-        if start:
+        # If a job that comes before it has failed already, so has the project.
+        if start and live.job in self._service.engine.reactor.jobs:
             await self._service.amend(self.record(live), None, False)
         task = asyncio.create_task(self._check(live))
         self._checks.add(task)
@@ -208,11 +226,23 @@ class Projects:
             raise NotFound(f"there is no job {live.job}")
         return record
 
+    def _is_there(self, live: Live) -> bool:
+        """Its job has not been removed by retention."""
+        try:
+            self.record(live)
+        except NotFound:
+            return False
+        return True
+
     def document(self, live: Live, record: JobRecord) -> ProjectDoc:
         state = live.state
-        waits = {name: live.waits.get(name, text) for name, text in live.coordinator.waiting_for()}
-        pending = record.state is State.PENDING
-        phase = Phase.READY if pending else state.phase
+        why = self.coordination.why_waiting
+        waits = {name: why(live, name) or text for name, text in live.coordinator.waiting_for()}
+        phase, reason = state.phase, state.reason
+        # The coordinator does not know of a job that waits, or that has ended without having been started.
+        told = _TOLD.get(record.state, phase)
+        if told is not phase or record.state is State.PENDING:
+            phase, reason = told, record.reason
         begun = [(step.begun_at, name) for name, step in state.steps.items() if step.begun_at is not None]
         return ProjectDoc(
             id=str(live.job),
@@ -225,7 +255,7 @@ class Projects:
             owner=live.owner,
             status=shown(phase),
             phase=phase,
-            reason=record.reason if pending else state.reason,
+            reason=reason,
             state=record.state,
             container=max(begun)[1] if begun else None,
             waits_for=[f"{name}: {text}" for name, text in waits.items()],
@@ -277,7 +307,7 @@ class Projects:
         for container, text in waits:
             step, state = live.coordinator.steps.defined[container], live.state.steps[container]
             entry: dict[str, Any] = {"kind": "member", "container": container, "state": str(state.phase)}
-            entry["detail"] = live.waits.get(container, text)
+            entry["detail"] = self.coordination.why_waiting(live, container) or text
             if state.job is not None:
                 entry["job"] = str(state.job)
             elif (url := self._url(step)) is not None:
@@ -310,16 +340,18 @@ class Projects:
         (and after a success) from the beginning. Raises Conflict."""
         record = self.record(live)
         await self._set_up(live)
-        if record.id in self._service.engine.reactor.jobs:
-            if not record.hold:
-                raise Conflict(f"project {live.project.name!r} is started already: it is {record.state}")
+        if record.id not in self._service.engine.reactor.jobs:
+            if fresh:
+                for step in live.state.steps.values():
+                    step.phase = Phase.READY
+                await self._service.engine.ask(Tick(), lambda batch: self.coordination.save(live, batch))
+            await self._service.restart(record)
+            # One that had ended before it was ever started comes back as it was: held.
+            record = self.record(live)
+        elif not record.hold:
+            raise Conflict(f"project {live.project.name!r} is started already: it is {record.state}")
+        if record.hold:
             await self._service.amend(record, None, False)
-            return
-        if fresh:
-            for step in live.state.steps.values():
-                step.phase = Phase.READY
-            await self._service.engine.ask(Tick(), lambda batch: self.coordination.save(live, batch))
-        await self._service.restart(record)
 
     async def stop(self, live: Live) -> None:
         """Stops the project and its members. Raises Conflict if it has ended."""
@@ -350,7 +382,7 @@ class Projects:
         self._forget(job)
 
         def finish(batch: Batch) -> None:
-            for door in (DEFINITIONS, STATES, METRICS):
+            for door in (DEFINITIONS, STATES, TELEMETRY):
                 batch.keep_for_door(door, str(job), None)
 
         if not self._service.engine.closing:
@@ -384,7 +416,10 @@ class Projects:
     async def report(self, report: Report) -> Live:
         """Takes a member's report in, durably. Raises NotFound, BadReport."""
         live = self.addressed(report.user, report.project)
-        await self.report_step(live, report.container, report.status, report.word)
+        container = self._step_of(live, report.container)
+        if live.coordinator.steps.defined[container].confirm:
+            raise BadReport(f"{container} waits for a person, who says so with credentials")
+        await self.report_step(live, container, report.status, report.word)
         return live
 
     async def report_step(self, live: Live, container: str, status: MemberState | None, word: str) -> None:
@@ -392,28 +427,34 @@ class Projects:
         event = Reported(container=self._step_of(live, container), status=status, word=word)
         await self.coordination.feed(live, event)
 
-    async def update(self, user: str, project: str, container: str, kind: str, content: dict[str, Any]) -> None:
-        """Takes a member's telemetry in: an event, and kept as the last of its kind. Raises NotFound, BadReport."""
+    async def update(
+        self, user: str, project: str, container: str, kind: str, content: dict[str, Any]
+    ) -> NewMessage | None:
+        """Takes a member's telemetry in: an event, and kept as the last of its kind. Returns its numbers, for the
+        curves of the project. Raises NotFound, BadReport."""
         live = self.addressed(user, project)
         name = self._step_of(live, container)
         values = self._metrics.setdefault(live.job, {}).setdefault(name, {})
         if kind not in values and len(values) >= MAX_KINDS:
             raise BadReport(f"there are {MAX_KINDS} kinds of updates of {name} already")
         data = {"container": name, "update": kind, "values": content}
-        mark = PROGRESS.get(kind)
-        if mark is not None:
-            values["progress"] = max(mark, values.get("progress", 0.0))
         values[kind] = content
         key = str(live.job)
 
         def finish(batch: Batch) -> None:
-            batch.keep_for_door(METRICS, key, msgspec.json.encode(self._metrics.get(live.job, {})))
+            batch.keep_for_door(TELEMETRY, key, msgspec.json.encode(self._metrics.get(live.job, {})))
 
         await self._service.engine.ask(Note(facts=[("project.metrics", data)], job=live.job), finish)
+        body = numbers_of(name, kind, content)
+        return None if body is None else NewMessage(live.job, METRICS, body, self._service.engine.clock(), "http")
 
     def metrics(self, live: Live) -> dict[str, Any]:
-        """The last update of each kind, by container."""
-        return self._metrics.get(live.job, {})
+        """The last update of each kind, by container; and `progress`, by the kinds that have come."""
+        found: dict[str, Any] = {}
+        for container, values in self._metrics.get(live.job, {}).items():
+            marks = [PROGRESS[kind] for kind in values if kind in PROGRESS]
+            found[container] = values | ({"progress": max(marks)} if marks else {})
+        return found
 
     def _step_of(self, live: Live, name: str) -> str:
         """The project's step that a member means by its name. Raises BadReport."""
@@ -459,11 +500,15 @@ def addresses(configured: Iterable[str], env: Mapping[str, str]) -> dict[str, st
             middle = name.removeprefix("TANGO_").removesuffix("_URL")
             found[by_variable.get(middle.upper(), middle.lower())] = value
     for name, url in found.items():
-        try:
-            address_of(url)
-        except ValueError as error:
-            raise ConfigError(f"the address {url!r} of {name} {error}") from None
+        _check_address(name, url)
     return found
+
+
+def _check_address(name: str, url: str) -> None:
+    try:
+        address_of(url)
+    except ValueError as error:
+        raise ConfigError(f"the address {url!r} of {name} {error}") from None
 
 
 def _variable(container: str) -> str:

@@ -88,6 +88,8 @@ class Queues:
         self._tasks, self._messages, self._manner = tasks, messages, manner
         self._expiry, self._clock = expiry, clock
         self._cursors: dict[_Cursor, int] = {}
+        #: Up to where there is nothing for a queue, as far as somebody has looked in vain: not to look there again.
+        self._passed: dict[_Cursor, int] = {}
         self._lock = asyncio.Lock()
         #: Many read the same at the same time: each message is written once.
         self._texts: OrderedDict[int, list[Item]] = OrderedDict()
@@ -137,15 +139,25 @@ class Queues:
 
     # Out, by queue ----------------------------------------------------------------------------------------------------
 
-    async def pop(self, queues: Sequence[str], reader: str | None, most: int = MOST, wait: float = 0.0) -> list[bytes]:
+    async def pop(
+        self,
+        queues: Sequence[str],
+        reader: str | None,
+        most: int = MOST,
+        wait: float = 0.0,
+        there: Callable[[], bool] = lambda: True,
+    ) -> list[bytes]:
         """Takes messages out of queues, oldest first, up to `most` and `MOST_BYTES`; waits for the first one up to
-        `wait` seconds. They are gone when this returns, also after a crash. A reader who is not None has queues of its
-        own, with what its own tasks say. Raises TooMany, StorageFull."""
+        `wait` seconds, and takes none once whoever waits is no longer `there`. They are gone when this returns, also
+        after a crash. A reader who is not None has queues of its own, with what its own tasks say. Raises TooMany,
+        StorageFull."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
             seen = self._messages.feed.last
             async with self._lock:
+                if not there():
+                    return []
                 found = await self._take(queues, reader, most)
             left = deadline - loop.time()
             if found or left <= 0:
@@ -187,9 +199,14 @@ class Queues:
         """The oldest messages of all these queues, with their queue."""
         found: list[tuple[str, Item]] = []
         for queue in dict.fromkeys(queues):
-            cursor = self._cursors.get((reader or "", queue), 0)
-            items = await self._queue(queue, reader, max(cursor, after or 0) if after is not None else cursor, most)
+            key, last = (reader or "", queue), self._messages.feed.last
+            cursor = max(self._cursors.get(key, 0), self._passed.get(key, 0), after or 0)
+            items = await self._queue(queue, reader, cursor, last, most)
             found += [(queue, item) for item in items]
+            if not items and after is None:
+                if len(self._passed) >= MOST_QUEUES:
+                    self._passed.clear()
+                self._passed[key] = last
         found.sort(key=lambda entry: entry[1].seq)
         size = 0
         for place, (_, item) in enumerate(found[:most]):
@@ -198,23 +215,26 @@ class Queues:
                 return found[:place]
         return found[:most]
 
-    async def _queue(self, queue: str, reader: str | None, after: int, most: int) -> list[Item]:
-        """The oldest messages of one queue behind a cursor."""
+    async def _queue(self, queue: str, reader: str | None, after: int, last: int, most: int) -> list[Item]:
+        """The oldest messages of one queue behind a cursor. While one task's are read, others come: all tasks are read
+        up to `last`."""
         app, _, kind = queue.rpartition(".")
         wanted = Wanted(app, frozenset({kind}), owner=reader)
-        found = [
-            item
-            for item in await self._of_job(SERVER, after, most, frozenset({PUSHED}), lambda item: item.app == app)
-            if item.type == kind and (reader is None or item.owner == reader)
-        ]
-        for task in list(self._tasks.of_app(app)):
-            if len(found) >= most and task.since >= sorted(item.seq for item in found)[most - 1]:
-                break
-            if reader in (None, task.owner) and (task.live or task.last > after):
-                found += await self._of_job(task.job, after, most, kinds_of(wanted.types), wanted.takes)
-        found.sort(key=lambda item: item.seq)
         oldest = self._clock() - self._expiry
-        return [item for item in found if item.at >= oldest][:most]
+
+        def takes(item: Item) -> bool:
+            return item.seq <= last and item.at >= oldest and wanted.takes(item)
+
+        found = await self._of_job(SERVER, after, most, frozenset({PUSHED}), takes)
+        for task in list(self._tasks.of_app(app)):
+            if len(found) >= most:
+                found = sorted(found, key=lambda item: item.seq)[:most]
+                if task.since >= found[-1].seq:
+                    continue
+            if reader in (None, task.owner) and (task.live or task.last > after):
+                found += await self._of_job(task.job, after, most, kinds_of(wanted.types), takes)
+        found.sort(key=lambda item: item.seq)
+        return found[:most]
 
     async def _of_job(
         self, job: int, after: int, most: int, kinds: frozenset[str], takes: Callable[[Item], bool]
@@ -258,7 +278,12 @@ class Queues:
 
     async def follow_task(self, task: Task, after: int) -> AsyncIterator[Collection[Item]]:
         """The messages of one task behind the cursor in batches, until its end was told. Raises Expired."""
-        async for batch in self._messages.feed.follow(task.job, after, (), lambda: not task.live, beat=_BEAT):
+
+        def told() -> bool:
+            # It counts as ended a moment before its last message is on disk.
+            return not task.live and self._messages.feed.last >= task.last
+
+        async for batch in self._messages.feed.follow(task.job, after, (), told, beat=_BEAT):
             yield [item for message in batch for item in self._items(message)]
 
     async def check(self, after: int | None) -> None:
@@ -282,7 +307,7 @@ class Queues:
         if message.kind == PUSHED and message.job == SERVER:
             return [_pushed(message)]
         task = self._tasks.get(message.job)
-        if task is None or message.seq <= task.since:
+        if task is None:
             return []
         return [_item(rendered, task.user, task.uuid, task.owner) for rendered in render(message, task, self._manner())]
 

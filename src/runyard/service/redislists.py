@@ -63,30 +63,40 @@ class RedisLists:
         redis: Redis = Redis.from_url(self._url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
         pause = _FIRST
         try:
-            while not self._engine.closing:
+            while True:
                 try:
                     async for batch in self._queues.follow(Wanted(), cursor):
-                        if batch:
-                            await self._push(redis, batch)
-                            cursor = max(item.seq for item in batch)
-                            await self._save(cursor)
+                        await self._push(redis, batch)
+                        cursor = max(item.seq for item in batch)
+                        await self._save(cursor)
                         pause = _FIRST
+                    return
                 except Expired as error:
                     cursor = int(error.fields["oldest"]) - 1
-                except (RedisError, OSError, RunyardError) as error:
-                    log.warning("messages can't be put into Redis, next attempt in %g s: %s", pause, error)
+                except Exception as error:
+                    known = isinstance(error, RedisError | OSError | RunyardError)
+                    what = "messages can't be put into Redis, next attempt in %g s: %s"
+                    log.warning(what, pause, error, exc_info=not known)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST)
         finally:
             await redis.aclose()
 
     async def _push(self, redis: Redis, batch: Collection[Item]) -> None:
+        names = [f"{item.app}.{item.type}" for item in batch]
         async with redis.pipeline(transaction=False) as pipeline:
-            lists: dict[str, None] = {}
-            for item in batch:
-                name = f"{item.app}.{item.type}"
-                lists[name] = None
+            for name, item in zip(names, batch, strict=True):
                 pipeline.lpush(name, item.text)
+            results = await pipeline.execute(raise_on_error=False)
+        lists = dict.fromkeys(names)
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Exception):
+                if not str(result).startswith("WRONGTYPE"):
+                    raise result
+                # Somebody else has something there: that must not keep all others waiting.
+                log.error("a message for Redis is lost, %s is no list there", name)
+                lists.pop(name, None)
+        async with redis.pipeline(transaction=False) as pipeline:
             for name in lists:
                 pipeline.ltrim(name, 0, MOST - 1)
                 pipeline.expire(name, self._expiry)

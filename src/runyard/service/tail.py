@@ -100,6 +100,11 @@ class Tail:
         place = self.state.places.get(_REPORT)
         return 0 if place is None else place.offset
 
+    @property
+    def passed(self) -> int:
+        """Bytes of all its files that were read."""
+        return sum(place.offset for place in self.state.places.values()) + sum(self.state.events.values())
+
     def read(self, now: float, ended: bool) -> tuple[list[NewMessage], bool]:
         """The next messages, oldest first in each file, and whether there are more already. `now` is Unix seconds.
 
@@ -115,13 +120,13 @@ class Tail:
         for suffix in (*_OUTPUT, _REPORT) if ended else (_REPORT, *_OUTPUT):
             file = self._files.get(suffix)
             if suffix == _REPORT and ended:
-                more = more or self._read_events(found)
+                more = more or self._read_events(found, now)
                 if more:
                     break
             if file is not None and (ended or file.grew()):
                 more |= self._read_file(suffix, file, found, now, ended)
         if not ended:
-            more |= self._read_events(found)
+            more |= self._read_events(found, now)
         elif not more:
             self.state.over = True
             self._last_words(found, now)
@@ -135,8 +140,8 @@ class Tail:
         """The file system gets back what of the report file is safe in the store. Raises OSError."""
         self._output.free(self._output.report(self.run), self.reported)
 
-    def _read_events(self, found: list[NewMessage]) -> bool:
-        return self._events is not None and self._events.read(self.run.job, found, TURN_MESSAGES)
+    def _read_events(self, found: list[NewMessage], now: float) -> bool:
+        return self._events is not None and self._events.read(self.run.job, found, TURN_MESSAGES, now)
 
     def _read_file(self, suffix: str, file: LineFile, found: list[NewMessage], now: float, ended: bool) -> bool:
         begin, limit = file.place.offset, len(found) + TURN_MESSAGES

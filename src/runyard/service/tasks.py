@@ -47,6 +47,8 @@ MOST_ENDED = 50_000
 LAST_LINES, LAST_BYTES = 50, 64 * 1024
 #: Seconds for what an ended program has said to be read.
 PATIENCE = 60.0
+#: Seconds before the events are followed again after a failure.
+_REST = 1.0
 _EVENTS = frozenset({"run.started", "job.restarted", "job.deleted", *(f"job.{state}" for state in ENDED)})
 
 #: Gives a specification back as its submitter may submit it.
@@ -95,7 +97,8 @@ class Tasks:
             if task.live:
                 self._live[self._key(task.user, task.uuid, task.phase)] = task
         self._follower = asyncio.create_task(self._follow(self._engine.feed.last), name="k12ai tasks")
-        for task in list(self._live.values()):
+        # Those whose place another one has taken, since `scope` was changed, too.
+        for task in [task for task in self._tasks.values() if task.live]:
             self._advance(task)
         await self._forget_old()
 
@@ -119,17 +122,22 @@ class Tasks:
                 return
             except Expired as error:
                 after = int(error.fields["oldest"]) - 1
+            except Exception:
+                # The database can't be read, or a defect of ours: tasks must be told about all the same.
+                log.exception("the events of tasks can't be followed, and that is tried again")
+                await asyncio.sleep(_REST)
 
     def _noticed(self, task: Task, event: str) -> None:
-        if event == "job.deleted":
+        if event == "job.deleted" and not task.live:
             self._forget(task)
             return
         key = self._key(task.user, task.uuid, task.phase)
         if event == "job.restarted" and not task.live and key not in self._live and key not in self._starting:
             # Somebody has brought its job back by another door: it lives, and ends, once more.
-            task.stage, task.since, task.wanted, task.wanted_at = Stage.ACCEPTED, self._messages.feed.last, None, 0.0
+            task.stage, task.anew, task.wanted, task.wanted_at = Stage.ACCEPTED, self._messages.feed.last, None, 0.0
             task.running_at = task.ended_at = None
             self._live[key] = task
+            self.on_begin(task)
         if task.live:
             self._advance(task)
 
@@ -210,8 +218,9 @@ class Tasks:
         key = self._key(ask.user, ask.uuid, ask.op.phase)
         if key in self._live or key in self._starting:
             raise Refusal(Code.ALREADY_RUNNING)
-        if self._settings.max_tasks and len(self._live) + len(self._starting) >= self._settings.max_tasks:
-            most = self._settings.max_tasks
+        most = self._settings.max_tasks
+        # One that has just been submitted is in both.
+        if most and len(self._live.keys() | self._starting) >= most:
             raise Refusal(Code.TOO_MANY, f"{most} tasks are at work ([doors.k12ai] max_tasks): try again later")
         if str(ask.op) == "train.start" and not isinstance(ask.params, dict):
             raise Refusal(Code.BAD_PARAMETERS, "service_params must be an object")
@@ -333,6 +342,9 @@ class Tasks:
             pause = min(2 * pause, 30.0)
 
     async def _tell_all(self, task: Task) -> None:
+        if not task.live:
+            # What has failed came after its end was told.
+            return
         if task.stage is Stage.ACCEPTED:
             await self._say(task, Stage.STARTING, told(task, Code.STARTING))
         record = await self._service.look_up(str(task.job))
@@ -400,7 +412,7 @@ class Tasks:
 
     async def _claim(self, task: Task) -> Claim | None:
         """What the program itself has said of its end, first."""
-        after: int = task.since
+        after: int = max(task.since, task.anew)
         while True:
             try:
                 page, upto = await self._messages.page(task.job, after, 1000, (ERROR, STATUS))

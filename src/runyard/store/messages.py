@@ -21,8 +21,8 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 _NUMBER = {source: number for number, source in enumerate(SOURCES)}
 #: Messages of all jobs that one call looks at for its kinds.
 SCAN = 50_000
-#: Bytes of bodies in one page, unless a single one is larger.
-PAGE_BYTES = 8 * 1024 * 1024
+#: Bytes of bodies in one page, unless a single one is larger: every slow reader of a stream may hold one.
+PAGE_BYTES = 1024 * 1024
 #: Keys of `meta`.
 HORIZON, LAST = "message_horizon", "last_message"
 _STEP = 1000
@@ -91,15 +91,18 @@ class MessageQueries:
         with self._store.reading() as connection:
             return _number(connection, HORIZON, 1)
 
-    def page(self, after: int | None, limit: int, job: int | None = None, kinds: Collection[str] = ()) -> MessagePage:
+    def page(
+        self, after: int | None, limit: int, job: int | None = None, kinds: Collection[str] = (), last: int = 0
+    ) -> MessagePage:
         """Messages with a larger `seq`, oldest first; None starts with the oldest. Raises Expired if age has removed
         some of them.
 
-        Of all jobs, one call looks at a bounded number of messages: the page may be empty although more follow.
+        `last` is a `seq` that was given out, and is on disk or removed already. Of all jobs, one call looks at a
+        bounded number of messages: the page may be empty although more follow.
         """
         with self._store.reading() as connection:
             horizon = _number(connection, HORIZON, 1)
-            newest: int = connection.scalar(select(func.max(_columns.seq))) or 0
+            newest: int = max(last, connection.scalar(select(func.max(_columns.seq))) or 0)
             if after is None:
                 after = horizon - 1
             elif after < horizon - 1 and (job is None or after > 0):

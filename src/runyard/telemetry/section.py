@@ -67,13 +67,13 @@ class Section(Generic[T]):
             await self.refresh()
             if self._loop is None or self._loop.done():
                 self._loop = asyncio.create_task(self._go_on(), name=f"telemetry {self.name}")
-        elif self.at is None:
+        elif self.at is None and self.reason is None:
             await self.refresh()
         return self.peek()
 
     def peek(self) -> T:
         """The last sample as it is; the empty one when that is too old."""
-        if self.at is not None and self._clock() - self.at > max(STALE, 3 * self._interval):
+        if self.at is not None and self._clock() - self.at > max(STALE, 3 * self._interval, 2 * REST * self._took):
             return self._empty
         return self.value
 

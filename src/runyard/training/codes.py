@@ -8,7 +8,6 @@ from enum import IntEnum
 class Code(IntEnum):
     """The codes that this server gives by itself; programs may report any that is in `TEXTS`, and others."""
 
-    IGNORE = 0
     SUCCESS = 100000
     STARTING = 100001
     RUNNING = 100002
@@ -37,7 +36,6 @@ class Code(IntEnum):
     BAD_INPUT = 100215
     NO_DATASET_NAME = 100216
     BAD_PARAMETERS = 100231
-    NO_INPUT_FILE = 100232
     PARAMETER_MISSING = 100233
     TASK_OTHER = 100299
     OUT_OF_MEMORY = 100901

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -79,6 +80,25 @@ def claim_of(message: Message, vision: bool = False) -> Claim | None:
     return None
 
 
+def is_running(body: dict[str, Any]) -> bool:
+    """Whether a program says that it runs."""
+    word = status_word(body)
+    return word == "running" or (not word and body.get("code") == Code.RUNNING)
+
+
+def told_once(messages: Sequence[Message]) -> list[Message]:
+    """Without what a program says of its state in as many words as the server."""
+    told = {message.body.get("code") for message in messages if is_told(message)}
+
+    def again(message: Message) -> bool:
+        if message.kind not in (ERROR, STATUS) or is_told(message):
+            return False
+        claim = claim_of(message)
+        return (claim is not None and claim.code in told) or (Code.RUNNING in told and is_running(message.body))
+
+    return [message for message in messages if not again(message)]
+
+
 def _is_failure(body: dict[str, Any]) -> bool:
     code = body.get("code")
     if isinstance(code, int) and not isinstance(code, bool):
@@ -90,6 +110,9 @@ def _is_failure(body: dict[str, Any]) -> bool:
 def ending(task: Task, end: End, claim: Claim | None) -> Ending:
     """The one ending of a task. A claim made before anybody wished an end goes first; then the wish; then the claim;
     then the exit status."""
+    if end.state is State.TIMED_OUT and claim is not None and claim.word in _OTHER:
+        # All that it knows is that it got SIGTERM.
+        claim = None
     wished = task.wanted is not None or end.state is State.CANCELLED
     if claim is not None and (not wished or claim.at < task.wanted_at):
         return _claimed(claim)

@@ -10,7 +10,7 @@ from runyard.model import metrics
 from runyard.model.message import ERROR, LOG, METRICS, STATUS, Message
 from runyard.training import failure
 from runyard.training.codes import Code, text_of
-from runyard.training.ending import FACTS, claim_of, status_word
+from runyard.training.ending import FACTS, claim_of, is_running, status_word
 from runyard.training.envelope import DATETIME, envelope
 from runyard.training.task import Task, is_told
 
@@ -89,13 +89,18 @@ def _said(message: Message, task: Task) -> list[tuple[str, Any, Any]]:
     if claim_of(message) is not None:
         return []
     body, word = message.body, status_word(message.body)
-    if word == "running" or (not word and body.get("code") == Code.RUNNING):
-        return [_status(Code.RUNNING, {**body, "status": "running"})] if task.says_running else []
+    if is_running(body):
+        return [_own(Code.RUNNING, "running", body)] if task.says_running else []
     if word == "warning" or (not word and body.get("code") == Code.WARNING):
-        return [_status(Code.WARNING, {**body, "status": "warning", "detail": failure.detail_of(body)})]
+        return [_own(Code.WARNING, "warning", body)]
     if word in ("starting", "monitor", ""):
         return []
     return [(INFO, body, body)]
+
+
+def _own(code: int, word: str, body: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A status in the program's own words, which may be of any form."""
+    return _status(code, {**body, "status": word, "detail": failure.detail_of(body)})
 
 
 def _status(code: int, body: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from runyard.model.check import explain_json
 from runyard.model.framework import is_safe
+from runyard.model.hook import is_address
 from runyard.model.message import MAX_DEPTH, depth
 from runyard.training.codes import Code
 from runyard.training.operation import OPERATIONS, Operation
@@ -78,16 +78,13 @@ def read_ask(raw: dict[str, Any], route: str | None, app: str) -> Ask:
     network = raw.get("custom_model")
     if network and service == "k12cv" and isinstance(params, dict):
         params = {**params, "network.net_def": network}
-    token = raw.get("token", "")
-    if len(msgspec.json.encode(token)) > MAX_TOKEN:
-        raise Refusal(Code.NOT_ALLOWED, f"token must have at most {MAX_TOKEN} bytes as JSON")
     return Ask(
         op=operation,
         user=user,
         service=service,
         uuid=uuid,
         params=params,
-        token=token,
+        token=token_of(raw),
         app=app_of(raw, app),
         callback=_callback(raw.get("callback_url")),
         password=raw["password"] if isinstance(raw.get("password"), str) else None,
@@ -123,15 +120,19 @@ def app_of(raw: dict[str, Any], default: str) -> str:
     return app
 
 
+def token_of(raw: dict[str, Any]) -> Any:
+    """What is copied into every message. Raises Refusal."""
+    token = raw.get("token", "")
+    if depth(token) > MAX_DEPTH or len(msgspec.json.encode(token)) > MAX_TOKEN:
+        limits = f"{MAX_TOKEN} bytes as JSON, and {MAX_DEPTH} levels of objects and lists"
+        raise Refusal(Code.NOT_ALLOWED, f"token must have at most {limits}")
+    return token
+
+
 def _callback(url: Any) -> str:
     if url is None or url == "":
         return ""
-    try:
-        parts = urlsplit(url) if isinstance(url, str) and len(url) <= MAX_URL and url.isprintable() else None
-        good = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not isinstance(url, str) or len(url) > MAX_URL or not is_address(url):
         raise Refusal(Code.NOT_ALLOWED, f"callback_url {_shown(url)} must be an address of http or https")
     return str(url)
 

@@ -38,7 +38,9 @@ class Task(msgspec.Struct, kw_only=True):
     begun: float
     says_running: bool = False
     since: int = 0
-    """The newest message when it began: what came before is none of its."""
+    """The newest message when it began."""
+    anew: int = 0
+    """The newest message when its job was brought back: what the program said of its end before that counts no more."""
     last: int = 0
     """Its own last message, once it has ended."""
     stage: Stage = Stage.ACCEPTED

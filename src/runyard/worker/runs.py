@@ -166,7 +166,6 @@ class PythonRuns(Runs):
             host = HostRun(launch, search, Link(near, self._epoll, False))
             try:
                 self.journal.write([host.intent])
-                self._spawner.prepare()
                 try:
                     far.set_inheritable(True)
                     host.uptime = process.uptime()

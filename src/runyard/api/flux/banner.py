@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _MASK = "********"
+_VARIABLES = ("FLUX_REQUIRE_AUTH", "FLUX_USER_AUTH", "FLUX_USER", "FLUX_TOKEN", "FLUX_TOKEN_FILE", "FLUX_SECRET_KEY")
+
+
+def is_set_up(env: Mapping[str, str]) -> bool:
+    """Whether somebody has said in Flux RESTful's words who may come in, as in a container."""
+    return any(env.get(name) for name in _VARIABLES)
 
 
 def banner(env: Mapping[str, str], *, require_auth: bool, multi_user: bool) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import msgspec
 
@@ -13,6 +14,8 @@ from runyard.core.record import JobRecord
 from runyard.model.state import ENDED
 from runyard.service.output import OutputReader, Place
 from runyard.store.output import Stream
+
+log = logging.getLogger(__name__)
 
 #: Bytes of a line at most in one piece: a longer one comes in several.
 MAX_LINE = 64 * 1024
@@ -68,6 +71,8 @@ class JobOutput:
             if rest and not leave_out:
                 yield lead + _encoder.encode([rest])[1:-1]
                 lead = b","
+            elif rest:
+                leave_out -= 1
         yield (b"" if lead == b"," else lead) + b"]}"
 
     async def raw(self) -> AsyncIterator[bytes]:
@@ -93,9 +98,12 @@ class JobOutput:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_AHEAD)
 
         async def pump(place: Place) -> None:
-            with suppress(OSError):
+            try:
                 async for piece in self._reader.follow(place, onward=True):
                     await queue.put(piece)
+            except Exception as error:
+                # The others go on.
+                log.warning("the output of run %s can't be followed: %s", place.run, error)
             await queue.put(None)
 
         tasks = [asyncio.create_task(pump(place)) for place in self._places]

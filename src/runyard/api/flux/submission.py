@@ -254,7 +254,11 @@ def _environment(given: Any, restricted: bool, errors: list[str]) -> dict[str, s
         elif restricted and (name.startswith("LD_") or name in ("FLUX_SECRET_KEY", "FLUX_TOKEN")):
             errors.append(f"Environment variable {name} cannot be set on this server.")
         else:
-            found[name] = str(value)
+            try:
+                found[name] = str(value)
+            except ValueError:
+                # A literal in hexadecimal digits may be a number that is too long to be written in decimal ones.
+                errors.append(f"Environment variables are texts, the number {name[:200]} is too long.")
     return found
 
 

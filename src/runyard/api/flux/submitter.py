@@ -20,6 +20,7 @@ from runyard.model.errors import InvalidInput, RunyardError
 from runyard.model.ids import RunKey, f58
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.state import State
+from runyard.service.launch import JOB_TMPDIR
 from runyard.service.service import Answer, Replay
 from runyard.settings import Flux
 from runyard.store.batch import Batch
@@ -61,7 +62,7 @@ class Submitter:
         caller.must_submit()
         asked = self.read(request, values, body)
         if asked.is_launcher:
-            return await self._launch(request, asked)
+            self._check_launcher(asked)
         key = request.headers.get("idempotency-key")
         if key is not None and len(key) > MAX_KEY:
             raise not_submitted(f"the Idempotency-Key is longer than {MAX_KEY} characters")
@@ -72,11 +73,20 @@ class Submitter:
         async def act(keep: Callable[[Batch, Answer], None]) -> Answer:
             def render(outcomes: list[JobDoc | RunyardError]) -> Answer:
                 job = int(_doc(outcomes).id)
-                return Answer(200, msgspec.json.encode({"Message": SUBMITTED, "id": job, "f58": f58(job)}))
+                said: dict[str, Any] = {"Message": SUBMITTED, "id": job, "f58": f58(job)}
+                if asked.is_launcher:
+                    said = {"Message": LAUNCHED, "id": "MANY", "launcher_id": job}
+                return Answer(200, msgspec.json.encode(said))
 
-            return await self._context.service.submit([spec], render, origin=ORIGIN, owner=caller.name, keep=keep)
+            kind = LAUNCHER if asked.is_launcher else None
+            return await self._context.service.submit(
+                [spec], render, origin=ORIGIN, owner=caller.name, kind=kind, keep=keep
+            )
 
-        return await self._context.service.once(replay, act)
+        answer = await self._context.service.once(replay, act)
+        if asked.is_launcher:
+            await self._must_start(msgspec.json.decode(answer.body)["launcher_id"])
+        return answer
 
     async def job(self, request: AnyRequest, asked: Submission) -> JobSpec:
         """The job that the caller may submit. Raises Refused, Forbidden."""
@@ -99,14 +109,12 @@ class Submitter:
 
     # Launchers ----------------------------------------------------------------------------------------------------
 
-    async def _launch(self, request: AnyRequest, asked: Submission) -> Answer:
-        """Starts a program that submits jobs itself. It is a job like any other, and 200 says that it runs."""
-        number = await self.take(request, asked)
+    async def _must_start(self, number: int) -> None:
+        """A launcher is a job like any other, and 200 says that it runs. Raises Refused."""
         record = await self._started(number)
         if record is not None and record.state is State.FAILED and record.started_at is None:
             reason = record.replicas[0].reason or record.reason or "it could not be started"
             raise Refused(400, {"Message": reason, "id": "MANY", "launcher_id": number})
-        return Answer(200, msgspec.json.encode({"Message": LAUNCHED, "id": "MANY", "launcher_id": number}))
 
     def _check_launcher(self, asked: Submission) -> None:
         word = os.path.basename(asked.argv[0])
@@ -134,6 +142,7 @@ class Submitter:
                 "FLUX_JOB_NNODES": str(len(record.replicas[run.replica].shares) or 1),
                 "FLUX_TASK_RANK": "0",
                 "FLUX_TASK_LOCAL_ID": "0",
+                JOB_TMPDIR: "",
             }
         given = {"FLUX_RESTFUL_HOST": self._context.url, "RUNYARD_URL": self._context.url}
         token = self._context.auth.ticket(record.owner) if self._context.auth is not None else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from runyard.api.access import caller_of
 from runyard.api.context import AnyRequest, Context
 from runyard.api.k12ai.asking import check_key, refused
 from runyard.api.socket import GOING, refuse_socket, speak
+from runyard.api.streams import joined
 from runyard.auth.caller import Caller, Role
 from runyard.model.check import refuse
 from runyard.model.errors import InvalidInput, RunyardError, TooLarge
@@ -54,8 +57,11 @@ class Receiving:
             found = await self._queues.peek(queues, reader, most, after)
         else:
             caller.must_submit()
-            wait = _seconds(query.get("wait"))
-            found = await self._queues.pop(queues, reader, most, wait)
+            if wait := _seconds(query.get("wait")):
+                async with _presence(request) as there:
+                    found = await self._queues.pop(queues, reader, most, wait, there)
+            else:
+                found = await self._queues.pop(queues, reader, most)
         if query.get("format") == "str":
             found = [msgspec.json.encode(text.decode()) for text in found]
         return b"[%s]" % b",".join(found)
@@ -67,7 +73,10 @@ class Receiving:
             caller = caller_of(request)
             caller.must_submit()
             body = await request.body()
-            await self._queues.push(queue[:MAX_KEY], _value(body), self._reader(caller) or "")
+            # A line break in it would forge events in others' streams.
+            if len(queue) > MAX_KEY or not queue.isprintable():
+                raise refuse("key", queue[:MAX_KEY], f"must be at most {MAX_KEY} printable characters")
+            await self._queues.push(queue, _value(body), self._reader(caller) or "")
         except (TooLarge, InvalidInput):
             return Response("-1", media_type="text/plain", status_code=200)
         except RunyardError as error:
@@ -80,7 +89,7 @@ class Receiving:
         """Server-sent events."""
         try:
             wanted, after = await self._wanted(request)
-            pieces = self._context.stream(_sse(self._queues.follow(wanted, after, BEAT)))
+            pieces = self._open(request, _sse(self._queues.follow(wanted, after, BEAT)))
         except RunyardError as error:
             status, body, headers = refused(error, self._settings.message_form)
             return Response(body, status_code=status, media_type="application/json", headers=headers)
@@ -92,13 +101,16 @@ class Receiving:
         request: Any = socket
         try:
             wanted, after = await self._wanted(request)
-            texts = self._context.stream(_frames(self._queues.follow(wanted, after)))
+            texts = self._open(request, _frames(self._queues.follow(wanted, after)))
         except RunyardError as error:
             await refuse_socket(socket.send, error)
             return
         await socket.accept()
         if await speak(socket, texts):
             await socket.close(GOING)
+
+    def _open(self, request: AnyRequest, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        return self._context.streams.open(caller_of(request), pieces)
 
     async def _wanted(self, request: AnyRequest) -> tuple[Wanted, int | None]:
         check_key(request, self._settings)
@@ -122,11 +134,29 @@ class Receiving:
         return wanted, after
 
 
+@asynccontextmanager
+async def _presence(request: AnyRequest) -> AsyncIterator[Callable[[], bool]]:
+    """Whether whoever has asked still waits for the answer. The body was read, or there is none."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    leaving = asyncio.create_task(leave())
+    try:
+        yield lambda: not leaving.done()
+    finally:
+        leaving.cancel()
+
+
 async def _sse(batches: AsyncIterator[Collection[Item]]) -> AsyncIterator[bytes]:
     # Said at once, so that a client knows that the stream stands.
     yield b": k12ai\n\n"
     async for batch in batches:
-        yield b"".join(_event(item, last) for item, last in _marked(batch)) or b":\n\n"
+        if not batch:
+            yield b":\n\n"
+        for piece in joined(_event(item, last) for item, last in _marked(batch)):
+            yield piece
 
 
 def _marked(batch: Collection[Item]) -> Iterator[tuple[Item, bool]]:

@@ -17,7 +17,7 @@ from runyard.telemetry.history import UsagePoint
 from runyard.telemetry.host import Disk, HostSample, Memory
 from runyard.training.codes import Code
 from runyard.training.reply import Refusal
-from runyard.training.request import app_of
+from runyard.training.request import app_of, token_of
 
 SECTIONS = ("cpus", "gpus", "disks", "containers", "services")
 _MB = 1 << 20
@@ -70,7 +70,7 @@ def read_query(body: dict[str, Any], app: str) -> Query:
         user=user,
         uuid=uuid,
         app=app_of(body, app),
-        token=body.get("token", ""),
+        token=token_of(body),
     )
 
 

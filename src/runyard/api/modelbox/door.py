@@ -242,16 +242,30 @@ class ModelboxDoor:
 
         A job whose file is as it was goes on if it still runs; one whose file is gone or has changed is ended.
         """
+        await self._forget(self._registry.forgotten())
         entries = {entry.path: entry for entry in self._registry if entry.path}
         if not entries and not self._flow_path and not self._settings.application_root:
             return
         files, problems = await asyncio.to_thread(read_folders, self._flow_path, self._settings.application_root)
-        for name, problem in problems:
-            log.warning("the graph %s is not loaded: %s", name, problem)
+        for path, problem in problems:
+            log.warning("the graph %s is not loaded: %s", path, problem)
         jobs = [Known(entry.path, entry.digest, entry.job in self._engine.reactor.jobs) for entry in entries.values()]
-        todo = plan(files, jobs, revive=True)
+        # A file that another one of its name stands for has been read.
+        names = {file.name for file in files}
+        unread = [path for path, _ in problems if os.path.basename(path) not in names]
+        todo = plan(files, jobs, revive=True, unread=unread)
         await asyncio.gather(*[self._unload_file(entries[path]) for path in todo.end])
         await asyncio.gather(*[self._load_file(file) for file in todo.start])
+
+    async def _forget(self, entries: list[Entry]) -> None:
+        def finish(batch: Batch) -> None:
+            for entry in entries:
+                self._registry.unsave(entry, batch)
+
+        if entries:
+            await self._engine.ask(Tick(), finish)
+        for entry in entries:
+            self._registry.remove(entry)
 
     async def _unload_file(self, entry: Entry) -> None:
         try:

@@ -9,6 +9,7 @@ import msgspec
 from runyard.api.modelbox.status import Status, status_of
 from runyard.core.record import JobRecord
 from runyard.model.ids import parse_job_id
+from runyard.model.state import State
 from runyard.service.engine import Engine
 from runyard.service.flows import Flows, failure_of
 from runyard.store.batch import Batch
@@ -78,6 +79,12 @@ class Registry:
     def remove(self, entry: Entry) -> None:
         if self._entries.get(entry.id) is entry:
             del self._entries[entry.id]
+
+    def forgotten(self) -> list[Entry]:
+        """Those whose jobs another door has cancelled, or retention has removed."""
+        jobs = {entry.job: entry for entry in self if entry.job and entry.job not in self._engine.reactor.jobs}
+        records = self._ended(jobs)
+        return [jobs[job] for job in jobs if job not in records or records[job].state is State.CANCELLED]
 
     # Showing ------------------------------------------------------------------------------------------------------
 

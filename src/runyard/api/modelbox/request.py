@@ -12,6 +12,8 @@ from runyard.model.check import MAX_GRAPH, explain_json
 from runyard.model.flow import Format, format_of
 
 MAX_ID = 64
+#: Levels of tables and arrays in a graph.
+MAX_DEPTH = 64
 _ID = re.compile(r"[0-9a-zA-Z\-+~_][0-9a-zA-Z\-+~_.]+")
 
 
@@ -85,13 +87,15 @@ def _check_size(text: str) -> None:
         raise Refusal(Code.BAD_GRAPH, f"the graph has {size} bytes, at most {MAX_GRAPH} are taken")
 
 
-def without_nulls(value: Any) -> Any:
-    """JSON's null has no counterpart in TOML: keys that have it are dropped (spec/modelbox.md, 2.4)."""
+def without_nulls(value: Any, levels: int = MAX_DEPTH) -> Any:
+    """JSON's null has no counterpart in TOML: keys that have it are dropped (spec/modelbox.md, 2.4). Raises Refusal."""
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        raise Refusal(Code.BAD_GRAPH, f"job_graph is nested too deeply: at most {MAX_DEPTH} levels are taken")
     if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value if item is not None]
-    return value
+        return {key: without_nulls(item, levels - 1) for key, item in value.items() if item is not None}
+    return [without_nulls(item, levels - 1) for item in value if item is not None]
 
 
 def _type_error(field: str, value: Any) -> str:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.access import caller_of, find_seen, visible
-from runyard.api.context import AnyRequest, Context, context_of
+from runyard.api.context import AnyRequest, context_of
+from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, seen, streamed
 from runyard.api.native.jobs import MAX_LIMIT, NDJSON, Limit, Ref, parse_states
 from runyard.api.problem import refusal
+from runyard.api.streams import joined
 from runyard.model.check import refuse
 from runyard.model.event import EVENT_TYPES, Event
 from runyard.service.document import event_doc
 from runyard.service.feed import Selection
-
-SSE = "text/event-stream"
-#: Seconds of silence after which a stream says that it is still there.
-BEAT = 15.0
-MAX_WAIT = 60.0
 
 _encoder = msgspec.json.Encoder()
 
@@ -34,9 +30,6 @@ After = Annotated[
 ]
 Types = Annotated[str | None, QueryParameter(name="type", description="Event types, separated by commas.")]
 States = Annotated[str | None, QueryParameter(name="state", description="States, separated by commas.")]
-Wait = Annotated[float, QueryParameter(ge=0, le=MAX_WAIT, description="Seconds to wait for the first event.")]
-LastId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
-Accept = Annotated[str, HeaderParameter(name="Accept")]
 
 
 class EventList(msgspec.Struct):
@@ -104,10 +97,13 @@ async def _respond(
     accept: str,
     ends: bool = False,
 ) -> Response[bytes] | StreamResponse:
-    context = context_of(request)
-    feed, engine = context.service.engine.feed, context.service.engine
+    engine = context_of(request).service.engine
+    feed = engine.feed
     wanted = Selection(job, _types(types), parse_states(states))
-    cursor = _cursor(context, last_event_id if last_event_id is not None else after)
+    cursor = read_cursor(last_event_id if last_event_id is not None else after, feed.last, "an event")
+
+    async def see(found: Collection[Event]) -> list[Event]:
+        return await visible(request, found)
 
     def ended() -> bool:
         return ends and job is not None and engine.record(job) is None
@@ -115,38 +111,18 @@ async def _respond(
     if SSE in accept or NDJSON in accept:
         # Read the first page now: a cursor that is too old is answered as a problem, not as an empty stream.
         await feed.page(cursor, 1, wanted)
-        sse = SSE in accept
-        batches = _shown(request, feed.follow(cursor, wanted, ended, BEAT))
-        pieces = _sse(batches) if sse else _lines(batches)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamResponse(context.stream(pieces), media_type=SSE if sse else NDJSON, headers=headers)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait
+        batches = seen(feed.follow(cursor, wanted, ended, BEAT), see)
+        return streamed(request, accept, _sse(batches) if SSE in accept else _lines(batches))
     # Who sees all of them needs no more than these; of the others many may be dropped.
     at_once = limit if caller_of(request).is_admin else max(limit, MAX_LIMIT)
-    while True:
-        last = feed.last
-        page, following = await feed.page(cursor, at_once, wanted)
-        found = await visible(request, page)
-        if len(found) > limit:
-            found, following = found[:limit], found[limit - 1].seq
-        if not found and following < last:
-            cursor = following
-            continue
-        left = deadline - loop.time()
-        if found or left <= 0 or not await feed.changed(left):
-            break
-        cursor = following
+
+    async def page(after: int | None) -> tuple[list[Event], int]:
+        found, following = await feed.page(after, at_once, wanted)
+        return await see(found), following
+
+    found, following = await poll(page, cursor, limit, wait, lambda: feed.last, feed.changed)
     body = EventList([event_doc(event) for event in found], following)
     return Response(_encoder.encode(body), media_type="application/json")
-
-
-async def _shown(request: AnyRequest, batches: AsyncIterator[Collection[Event]]) -> AsyncIterator[Collection[Event]]:
-    """Without what the caller may not see. An empty batch is a sign of life; one that becomes empty is none."""
-    async for batch in batches:
-        shown = await visible(request, batch) if batch else batch
-        if shown or not batch:
-            yield shown
 
 
 async def _sse(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
@@ -155,17 +131,17 @@ async def _sse(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     async for batch in batches:
         if not batch:
             yield b":\n\n"
-            continue
-        yield b"".join(
+        for piece in joined(
             b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), _encoder.encode(event_doc(event)))
             for event in batch
-        )
+        ):
+            yield piece
 
 
 async def _lines(batches: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     async for batch in batches:
-        if batch:
-            yield b"".join(_encoder.encode(event_doc(event)) + b"\n" for event in batch)
+        for piece in joined(_encoder.encode(event_doc(event)) + b"\n" for event in batch):
+            yield piece
 
 
 def _types(text: str | None) -> frozenset[str]:
@@ -174,16 +150,6 @@ def _types(text: str | None) -> frozenset[str]:
     if unknown:
         raise refuse("type", min(unknown), f"must be some of {', '.join(EVENT_TYPES)}, separated by commas")
     return chosen
-
-
-def _cursor(context: Context, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == "latest":
-        return context.service.engine.feed.last
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise refuse("after", text, "must be the `seq` of an event, or `latest`")
-    return int(text)
 
 
 EVENT_ROUTES = [list_events, list_job_events]

@@ -13,7 +13,7 @@ from litestar.response import Stream as StreamResponse
 from runyard.api.access import caller_of, find_seen, permitted
 from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, Context, context_of
-from runyard.api.native.events import SSE, Accept
+from runyard.api.native.following import BEAT, SSE, Accept, streamed
 from runyard.api.native.jobs import Ref, SpecBody, answered, replay, says
 from runyard.api.problem import refusal
 from runyard.core.record import JobRecord
@@ -29,8 +29,6 @@ from runyard.store.batch import Batch
 
 #: Seconds between two statistics of one stream, at least.
 MIN_INTERVAL, MAX_INTERVAL = 0.2, 60.0
-#: Seconds of silence after which a stream says that it is still there.
-BEAT = 15.0
 
 _encoder = msgspec.json.Encoder()
 _REFUSED = refusal("The request is refused; `errors` has every fault of the graph.")
@@ -115,8 +113,7 @@ async def show_statistics(
     record = await _flow(request, ref)
     if SSE not in accept:
         return JsonAnswer(_encoder.encode(_status(context, record)))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamResponse(context.stream(_sse(context, record, interval)), media_type=SSE, headers=headers)
+    return streamed(request, SSE, _sse(context, record, interval))
 
 
 async def _flow(request: AnyRequest, ref: str) -> JobRecord:

@@ -12,7 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromQuery, HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
-from runyard.api.access import find_seen
+from runyard.api.access import caller_of, find_seen
 from runyard.api.context import AnyRequest, context_of
 from runyard.api.native.jobs import Ref
 from runyard.api.problem import MEDIA_TYPE as PROBLEM
@@ -56,7 +56,7 @@ async def read_logs(
     byte_range: Annotated[str | None, HeaderParameter(name="Range")] = None,
 ) -> Response[bytes] | StreamResponse:
     """Output as raw bytes. `X-Log-Offset` says where the first byte stands in the file, `X-Log-Size` how long it is."""
-    context = context_of(request)
+    context, caller = context_of(request), caller_of(request)
     record = await find_seen(request, ref)
     place = context.output.place(record, _STREAMS[stream], replica, attempt)
     size, first = context.output.size(place), context.output.start(place)
@@ -67,12 +67,12 @@ async def read_logs(
     headers = {"X-Log-Size": str(size), "X-Log-Attempt": str(place.run.attempt), "Accept-Ranges": "bytes"}
     if search is not None:
         found = context.output.search(place, search.encode())
-        return StreamResponse(context.stream(found), media_type=MEDIA_TYPE, headers=headers)
+        return StreamResponse(context.streams.open(caller, found), media_type=MEDIA_TYPE, headers=headers)
     if follow:
         place.offset = max(place.offset, first)
         headers["X-Log-Offset"] = str(place.offset)
         pieces = _without_beats(context.output.follow(place, onward=attempt is None))
-        return StreamResponse(context.stream(pieces), media_type=MEDIA_TYPE, headers=headers)
+        return StreamResponse(context.streams.open(caller, pieces), media_type=MEDIA_TYPE, headers=headers)
     status = 200
     upto = size if limit is None else min(size, place.offset + limit)
     asked = None if byte_range is None else _range(byte_range, size)
@@ -91,7 +91,10 @@ async def read_logs(
         return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
     headers["Content-Length"] = str(length)
     return StreamResponse(
-        context.stream(context.output.read(place, upto)), status_code=status, media_type=MEDIA_TYPE, headers=headers
+        context.streams.open(caller, context.output.read(place, upto)),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
     )
 
 

@@ -20,10 +20,11 @@ from litestar.response import Stream as StreamResponse
 from runyard.api.access import caller_of, find_own, find_seen
 from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, Context, context_of
-from runyard.api.native.events import BEAT, SSE, Accept, LastId, Wait
+from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, seen, streamed
 from runyard.api.native.jobs import MAX_LIMIT, NDJSON, Limit, Ref, says
 from runyard.api.problem import refusal
 from runyard.api.socket import DONE, GOING, refuse_socket, speak
+from runyard.api.streams import joined
 from runyard.auth.caller import Role
 from runyard.message.line import decode, to_message
 from runyard.model.check import refuse
@@ -145,39 +146,28 @@ async def _respond(
     accept: str,
     ends: bool,
 ) -> Response[bytes] | StreamResponse:
-    context = context_of(request)
-    messages = context.messages
+    messages = context_of(request).messages
+    feed, docs = messages.feed, _docs_of(messages)
     wanted = read_kinds(kinds)
-    cursor = _cursor(messages, last_event_id if last_event_id is not None else after)
-    docs = _docs_of(messages)
+    cursor = read_cursor(last_event_id if last_event_id is not None else after, feed.last, "a message")
+
+    async def see(found: Collection[Message]) -> list[Message]:
+        return await _visible(request, found) if job is None else list(found)
+
     if SSE in accept or NDJSON in accept:
         # Read the first page now: a cursor that is too old is answered as a problem, not as an empty stream.
         await messages.page(job, cursor, 1, wanted)
-        batches = (
-            messages.follow(job, cursor, wanted, BEAT) if ends else messages.feed.follow(job, cursor, wanted, beat=BEAT)
-        )
-        shown = batches if job is not None else _shown(request, batches)
-        pieces = _sse(shown, docs) if SSE in accept else _lines(shown, docs)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        media_type = SSE if SSE in accept else NDJSON
-        return StreamResponse(context.stream(pieces), media_type=media_type, headers=headers)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait
+        follow = messages.follow if ends else feed.follow
+        batches = seen(follow(job, cursor, wanted, beat=BEAT), see)
+        return streamed(request, accept, _sse(batches, docs) if SSE in accept else _lines(batches, docs))
     # Who sees all of them needs no more than these; of the others many may be dropped.
     at_once = limit if job is not None or caller_of(request).is_admin else max(limit, MAX_LIMIT)
-    while True:
-        last = messages.feed.last
-        page, following = await messages.page(job, cursor, at_once, wanted)
-        found = page if job is not None else await _visible(request, page)
-        if len(found) > limit:
-            found, following = found[:limit], found[limit - 1].seq
-        if not found and following < last:
-            cursor = following
-            continue
-        left = deadline - loop.time()
-        if found or left <= 0 or not await messages.feed.changed(job, left):
-            break
-        cursor = following
+
+    async def page(after: int | None) -> tuple[list[Message], int]:
+        found, following = await messages.page(job, after, at_once, wanted)
+        return await see(found), following
+
+    found, following = await poll(page, cursor, limit, wait, lambda: feed.last, lambda left: feed.changed(job, left))
     return JsonAnswer(b'{"items":[%s],"next":%d}' % (b",".join(map(docs.get, found)), following))
 
 
@@ -190,16 +180,17 @@ async def follow_messages(socket: WebSocket[Any, Any, Any], ref: Ref) -> None:
         record = await find_seen(request, ref)
         messages = context.messages
         wanted = read_kinds(socket.query_params.get("kind"))
-        cursor = _cursor(messages, socket.query_params.get("after"))
+        cursor = read_cursor(socket.query_params.get("after"), messages.feed.last, "a message")
         await messages.page(record.id, cursor, 1, wanted)
         batches = messages.follow(record.id, cursor, wanted)
-        texts = context.stream(_frames(batches, _docs_of(messages)))
+        texts = context.streams.open(caller_of(request), _frames(batches, _docs_of(messages)))
     except RunyardError as error:
         await refuse_socket(socket.send, error)
         return
     await socket.accept()
     if await speak(socket, texts):
-        await socket.close(GOING if messages.feed.closed else DONE)
+        live = context.service.engine.record(record.id) is not None
+        await socket.close(GOING if live or messages.feed.closed else DONE)
 
 
 @post(
@@ -363,27 +354,23 @@ async def _visible(request: AnyRequest, messages: Collection[Message]) -> list[M
     return [message for message in messages if owners.get(message.job) == caller.name]
 
 
-async def _shown(
-    request: AnyRequest, batches: AsyncIterator[Collection[Message]]
-) -> AsyncIterator[Collection[Message]]:
-    """An empty batch is a sign of life; one that becomes empty is none."""
-    async for batch in batches:
-        shown = await _visible(request, batch) if batch else batch
-        if shown or not batch:
-            yield shown
-
-
 async def _sse(batches: AsyncIterator[Collection[Message]], docs: _Docs) -> AsyncIterator[bytes]:
     # Said at once, so that a client knows that the stream stands. No `event:` lines: one named `error` would be taken
     # by a browser's EventSource for the end of the connection.
     yield b": runyard\n\n"
     async for batch in batches:
-        yield b"".join(b"id: %d\ndata: %s\n\n" % (message.seq, docs.get(message)) for message in batch) or b":\n\n"
+        if not batch:
+            yield b":\n\n"
+        for piece in joined(b"id: %d\ndata: %s\n\n" % (message.seq, docs.get(message)) for message in batch):
+            yield piece
 
 
 async def _lines(batches: AsyncIterator[Collection[Message]], docs: _Docs) -> AsyncIterator[bytes]:
     async for batch in batches:
-        yield b"".join(docs.get(message) + b"\n" for message in batch) or b"\n"
+        if not batch:
+            yield b"\n"
+        for piece in joined(docs.get(message) + b"\n" for message in batch):
+            yield piece
 
 
 async def _frames(batches: AsyncIterator[Collection[Message]], docs: _Docs) -> AsyncIterator[bytes]:
@@ -395,16 +382,6 @@ async def _frames(batches: AsyncIterator[Collection[Message]], docs: _Docs) -> A
 def read_kinds(text: str | None) -> frozenset[str]:
     """The kinds in a query parameter; none means all. Raises InvalidInput."""
     return frozenset(check_kind(word.strip()) for word in text.split(",")) if text else frozenset()
-
-
-def _cursor(messages: Messages, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == "latest":
-        return messages.feed.last
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise refuse("after", text, "must be the `seq` of a message, or `latest`")
-    return int(text)
 
 
 MESSAGE_ROUTES = [list_messages, list_job_messages, follow_messages, add_messages, read_metrics]

@@ -184,7 +184,8 @@ def _shade(value: Any, low: float, high: float) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # So that the difference of two is one as well.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 1022
 
 
 def _number(value: Any) -> str:

@@ -14,6 +14,7 @@ from runyard.core.record import JobRecord
 from runyard.model.errors import Expired, NotFound
 from runyard.model.message import Message
 from runyard.store.messages import MessageQueries
+from runyard.training.ending import told_once
 
 #: Lines that are shown; messages with pictures and the like; metrics among which those are looked for.
 LINES, SHOWN, LOOK = 100, 50, 5000
@@ -37,7 +38,7 @@ class MessagesPart:
         lines, shown = await asyncio.to_thread(_read, self._messages.queries, job)
         lines.reverse()
         return {
-            "lines": [view.line(message) for message in lines],
+            "lines": [view.line(message) for message in told_once(lines)],
             "more": len(lines) == LINES,
             "widgets": view.widgets(shown),
             "messages_url": f"/api/v1/jobs/{job}/messages",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import string
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from litestar import Response
 
@@ -54,7 +56,9 @@ def page(template: str, status: int = 200, **values: Any) -> Response[bytes]:
 
 def redirect(to: str) -> Response[bytes]:
     """303: see there, with GET. `to` is a path of this server."""
-    return Response(b"", status_code=303, media_type="text/html", headers={**HEADERS, "Location": to})
+    # A header has no letters beyond Latin ones.
+    location = quote(to, safe=string.punctuation)
+    return Response(b"", status_code=303, media_type="text/html", headers={**HEADERS, "Location": location})
 
 
 @cache

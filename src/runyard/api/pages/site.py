@@ -132,15 +132,14 @@ class Site:
         except Unauthenticated:
             if "fragment" in request.query_params:
                 return _refused(401, "Please log in", "Your session has ended.")
-            here = _here(request) if request.method == "GET" else "/"
-            return redirect("/login?" + urlencode({"next": here})) if here != "/" else self._welcome()
+            if request.method != "GET":
+                return _login(401)
+            here = _here(request)
+            return redirect("/login?" + urlencode({"next": here})) if here != "/" else _login(200)
         except RunyardError as error:
             return _refused(error.status, error.title, error.detail)
         except HTTPException as error:
             return _refused(error.status_code, "This can't be read", error.detail)
-
-    def _welcome(self) -> Response[bytes]:
-        return page("login.html", title="Log in", message="", name="", next="/")
 
     # The table ------------------------------------------------------------------------------------------------------
 
@@ -336,6 +335,10 @@ def _errors(body: Mapping[str, Any]) -> list[str]:
 
 def _refused(status: int, title: str, text: str) -> Response[bytes]:
     return page("refused.html", status, title=title, text=text)
+
+
+def _login(status: int) -> Response[bytes]:
+    return page("login.html", status, title="Log in", message="", name="", next="/")
 
 
 def _static(request: AnyRequest, name: str) -> Response[bytes]:

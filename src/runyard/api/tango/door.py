@@ -16,7 +16,7 @@ from runyard.api.access import PUBLIC
 from runyard.api.context import AnyRequest, Context
 from runyard.model.errors import ConfigError, Forbidden, NotFound, RunyardError, TooLarge
 from runyard.project.update import MAX_UPDATE, read_json, read_update
-from runyard.project.wire import MANAGER_OPERATIONS, BadReport, bare, read_report, read_target
+from runyard.project.wire import ALIASES, MANAGER_OPERATIONS, BadReport, bare, read_report, read_target
 from runyard.service.projects import Projects
 from runyard.settings import Tango
 
@@ -96,7 +96,10 @@ class TangoDoor:
             if not names[name]:
                 raise BadReport(f"{name} is missing: an update says container_id, user_id, project_id and update_id")
         kind, content = read_update(given)
-        await self._projects.update(names["user_id"], names["project_id"], names["container_id"], kind, content)
+        container, user, project = names.values()
+        message = await self._projects.update(user, project, container, kind, content)
+        if message is not None:
+            await self._context.messages.append([message])
 
 
 async def _parameters(request: AnyRequest) -> dict[str, Any]:
@@ -112,14 +115,11 @@ async def _parameters(request: AnyRequest) -> dict[str, Any]:
     text = body.strip()
     if text.startswith(b"{"):
         given: dict[str, Any] = read_json(text)
-        return {_ALIASES.get(key, key): value for key, value in given.items()} | values
+        return {ALIASES.get(key, key): value for key, value in given.items()} | values
     if text:
         _, form = read_target("/", text.decode("utf-8", "replace"), MANAGER_OPERATIONS)
         values = dict(form) | values
     return values
-
-
-_ALIASES = {"userid": "user_id", "projectid": "project_id"}
 
 
 def _error(message: str) -> bytes:

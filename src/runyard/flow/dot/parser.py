@@ -24,6 +24,8 @@ MAX_ENTRIES = 500_000
 _IDS = (Kind.ID, Kind.QUOTED, Kind.HTML)
 _End = tuple[str, str, str]
 """A node as the end of an edge: its name, port and compass point."""
+_Ends = list[_End] | dict[str, None]
+"""One end of an edge statement: the nodes of a list, or all of a subgraph."""
 
 
 def parse(text: str) -> DotGraph:
@@ -35,7 +37,7 @@ def parse(text: str) -> DotGraph:
 class _Scope:
     """A graph or subgraph: the defaults that are set in it, the nodes that are named in it, and its own subgraphs.
 
-    A subgraph is known by its name to the graph around it, and to no other.
+    A subgraph is known by its name to the graph around it, and to no other. Its nodes are also the graph's around it.
     """
 
     around: _Scope | None
@@ -58,6 +60,7 @@ class _Parser:
         self._at = 0
         self._scopes: list[_Scope] = []
         self._unique: dict[tuple[str, str], DotEdge] = {}
+        self._links = 0
         self._entries = 0
         self._graph: DotGraph
 
@@ -153,14 +156,14 @@ class _Parser:
     def _edges(self) -> None:
         """A node statement, an edge statement with all its links, or a subgraph."""
         start = self._tokens[self._at]
-        ends, plain = self._ends("a statement or `}`")
+        ends = self._ends("a statement or `}`")
         chain = [(start, ends)]
         while self._is("->") or self._is("--"):
             self._operator()
             token = self._tokens[self._at]
-            chain.append((token, self._ends("a node or `{` behind the arrow")[0]))
+            chain.append((token, self._ends("a node or `{` behind the arrow")))
         attributes = self._attributes()
-        if len(chain) == 1 and plain:
+        if len(chain) == 1 and isinstance(ends, list):
             for name, _, _ in ends:
                 self._set(self._graph.nodes[name].attributes, attributes, start)
         for (token, tails), (other, heads) in pairwise(chain):
@@ -173,17 +176,16 @@ class _Parser:
             what = "a digraph" if self._graph.directed else "a graph (write `digraph` for arrows)"
             raise self._source.error(f"the edges of {what} are written `{wanted}`, not `{token.text}`", token.offset)
 
-    def _ends(self, expected: str) -> tuple[list[_End], bool]:
-        """One end of an edge: a list of nodes, or a subgraph's nodes; and whether it is written as nodes."""
+    def _ends(self, expected: str) -> _Ends:
         token = self._tokens[self._at]
         if self._is("{") or (token.kind is Kind.KEYWORD and token.text == "subgraph"):
-            return [(name, "", "") for name in self._subgraph()], False
+            return self._subgraph()
         result = [self._node(expected)]
         while self._take(","):
             result.append(self._node("another node behind `,`"))
-        return result, True
+        return result
 
-    def _subgraph(self) -> list[str]:
+    def _subgraph(self) -> dict[str, None]:
         start, name = self._tokens[self._at], ""
         if self._keyword("subgraph") and self._tokens[self._at].kind in _IDS:
             name = self._id("a name")
@@ -194,11 +196,7 @@ class _Parser:
             if name:
                 around.named[name] = scope
         self._body(scope, "subgraph", start)
-        around.members.update(scope.members)
-        members = list(scope.members)
-        if name:
-            self._graph.subgraphs[name] = members
-        return members
+        return scope.members
 
     def _node(self, expected: str) -> _End:
         token = self._tokens[self._at]
@@ -214,19 +212,23 @@ class _Parser:
                 raise self._source.error(f"the graph has more than {MAX_NODES:,} nodes", token.offset)
             self._graph.nodes[name] = DotNode(name, self._source.position(token.offset), scope.defaults("node"))
             self._count(self._graph.nodes[name].attributes, token)
-        scope.members[name] = None
+        at: _Scope | None = scope
+        while at is not None and name not in at.members:
+            at.members[name] = None
+            at = at.around
         return name, port, compass
 
-    def _link(
-        self, token: Token, tails: list[_End], other: Token, heads: list[_End], attributes: dict[str, str]
-    ) -> None:
+    def _link(self, token: Token, tails: _Ends, other: Token, heads: _Ends, attributes: dict[str, str]) -> None:
         graph = self._graph
-        if len(graph.edges) + len(tails) * len(heads) > MAX_EDGES:
+        # Before the members of subgraphs are looked at, which may be many each time. Edges that a strict graph has
+        # already count as well.
+        self._links += len(tails) * len(heads)
+        if self._links > MAX_EDGES:
             raise self._source.error(f"the graph has more than {MAX_EDGES:,} edges", token.offset)
         position, head_position = self._source.position(token.offset), self._source.position(other.offset)
         defaults = self._scopes[-1].defaults("edge")
-        for tail, tail_port, tail_compass in tails:
-            for head, head_port, head_compass in heads:
+        for tail, tail_port, tail_compass in _each(tails) if heads else ():
+            for head, head_port, head_compass in _each(heads):
                 pair = (tail, head) if graph.directed or tail <= head else (head, tail)
                 known = self._unique.get(pair) if graph.strict else None
                 if known is not None:
@@ -292,6 +294,10 @@ class _Parser:
         if len(text) > MAX_ID:
             raise self._source.error(f"this is longer than {MAX_ID:,} characters", token.offset)
         return text
+
+
+def _each(ends: _Ends) -> list[_End]:
+    return ends if isinstance(ends, list) else [(name, "", "") for name in ends]
 
 
 def _shown(token: Token) -> str:

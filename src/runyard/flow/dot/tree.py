@@ -43,7 +43,7 @@ class DotEdge:
 
 @dataclass(slots=True)
 class DotGraph:
-    """A graph. `subgraphs` maps the names of named subgraphs to their nodes."""
+    """A graph, with the nodes and edges of its subgraphs."""
 
     name: str
     directed: bool
@@ -52,4 +52,3 @@ class DotGraph:
     attributes: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, DotNode] = field(default_factory=dict)
     edges: list[DotEdge] = field(default_factory=list)
-    subgraphs: dict[str, list[str]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ MAX_TRACEBACK = 16_000
 _SUCCESS = StatusCode.STATUS_SUCCESS
 _CONTINUE = StatusCode.STATUS_CONTINUE
 _ENDING = (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN)
-_STREAMED = (Kind.STREAM, Kind.SOURCE, Kind.EXPAND, Kind.COLLAPSE)
+_STREAMED = (Kind.STREAM, Kind.SOURCE, Kind.EXPAND)
 
 
 class UnitFailure(Exception):
@@ -125,9 +125,12 @@ def judge(call: Call, plan: NodePlan, context: DataContext) -> None:
             for buffer in buffers:
                 if buffer._error is not None:
                     mixed = True
-                    break
         except AttributeError:
-            buffers = [as_buffer(item) for item in buffers]
+            try:
+                buffers = [as_buffer(item) for item in buffers]
+            except Exception as error:
+                fail(call, plan, f"{plan.unit or plan.name}.ProcessError", trimmed(error))
+                return
             mixed = True
         if mixed:
             scope = plan.out_scopes[port]

@@ -62,9 +62,12 @@ END = end_of(0)
 
 
 class Session:
-    """One session inside the machine. `open` counts the nodes that have not yet passed its end on."""
+    """One session inside the machine. `open` counts the nodes that have not yet passed its end on.
 
-    __slots__ = ("collector", "context", "dead", "lanes", "metas", "open")
+    `torn`: a condition failed, so that an index has a datum on every branch: the error, or what a unit made of it.
+    """
+
+    __slots__ = ("collector", "context", "dead", "lanes", "metas", "open", "torn")
 
     def __init__(self, context: SessionContext, open_nodes: int, collector: Any = None) -> None:
         self.context = context
@@ -72,6 +75,7 @@ class Session:
         self.metas: dict[tuple[int, int], DataMeta] | None = None
         self.open = open_nodes
         self.dead = False
+        self.torn = False
         self.collector = collector
 
 

@@ -132,7 +132,10 @@ class Node:
                 self.machine.mask |= self.bit
 
     def _merge(self, lane: Lane, tokens: list[Any]) -> Any:
-        """One token of the branches that come together: the one branch that has the datum."""
+        """One token of the branches that come together: the one branch that has the datum.
+
+        Where the condition failed, the first that has made good of the error.
+        """
         found: Any = PLACEHOLDER
         for token in tokens:
             if token is PLACEHOLDER:
@@ -144,8 +147,11 @@ class Node:
                     self._mismatch("the branches that come together here are not equally long")
                     return found
             elif token._error is None or found._error is None:
-                self._mismatch("two branches that come together here have data at the same index")
-                return found
+                if not lane.session.torn:
+                    self._mismatch("two branches that come together here have data at the same index")
+                    return found
+                if found._error is not None:
+                    found = token
         if isinstance(found, End) and any(token is PLACEHOLDER for token in tokens):
             self._mismatch("the branches that come together here are not equally long")
         return found
@@ -439,4 +445,13 @@ class Node:
 
 
 class ConditionNode(Node):
-    """Each datum leaves at one of the ports; a placeholder keeps its index at the others. `run` fills them in."""
+    """Each datum leaves at one of the ports; a placeholder keeps its index at the others. `run` fills them in.
+
+    Where the unit fails, its error leaves at all of them.
+    """
+
+    def finish(self, call: Call) -> None:
+        if call.error is not None:
+            for part in call.parts:
+                part.lane.session.torn = True
+        super().finish(call)

@@ -29,24 +29,23 @@ class _Planner:
         self._graph = graph
         self._plan = Plan()
         self._numbers: dict[str, int] = {}
-        self._ports: dict[str, int] = {}
 
     def plan(self) -> Plan:
         graph = self._graph
         for node in graph.nodes.values():
             if node.type is NodeType.FLOWUNIT:
-                self._add(node.name, _unit_plan(node))
+                self._join((node.name,), self._add(_unit_plan(node)))
         if graph.inputs:
             names = tuple(node.name for node in graph.inputs)
             external = min(node.queue_size_external for node in graph.inputs)
             door = NodePlan(INPUTS, Kind.INPUT, (), names, batch=INPUT_BATCH, external_capacity=external)
-            self._join(names, self._add(INPUTS, door))
+            self._join(names, self._add(door))
         matched = tuple(node.name for node in graph.outputs if node.matched)
         if matched:
-            self._join(matched, self._add(OUTPUTS, NodePlan(OUTPUTS, Kind.OUTPUT, matched)))
+            self._join(matched, self._add(NodePlan(OUTPUTS, Kind.OUTPUT, matched)))
         for node in graph.outputs:
             if not node.matched:
-                self._add(node.name, NodePlan(node.name, Kind.OUTPUT, (node.name,)))
+                self._join((node.name,), self._add(NodePlan(node.name, Kind.OUTPUT, (node.name,))))
         for edge in graph.edges:
             source, target = self._numbers[edge.source], self._numbers[edge.target]
             at = self._plan.nodes[source].outputs.index(edge.source_port)
@@ -55,12 +54,12 @@ class _Planner:
             self._plan.edges.append(EdgePlan(source, at, target, to, capacity))
         return self._plan.finish()
 
-    def _add(self, name: str, node: NodePlan) -> int:
-        self._numbers[name] = number = len(self._plan.nodes)
+    def _add(self, node: NodePlan) -> int:
         self._plan.nodes.append(node)
-        return number
+        return len(self._plan.nodes) - 1
 
     def _join(self, names: tuple[str, ...], number: int) -> None:
+        """The nodes of the graph that this one of the plan is."""
         for name in names:
             self._numbers[name] = number
 

@@ -55,6 +55,7 @@ class FlowRun:
         self.statistics = Statistics(self.scheduler, self.name)
         self._logged: dict[str, tuple[float, int]] = {}
         self._opened: list[Node] = []
+        self._opened_guard = threading.Lock()
         self._closed = False
         self._stop_asked = threading.Event()
         self._trace: Any = None
@@ -69,7 +70,7 @@ class FlowRun:
     def open(self) -> None:
         """Makes and opens all units, several at a time.
 
-        Raises FlowError naming the first node that failed; those that were open are closed again.
+        Raises FlowError naming the first node that failed; those that are open, or are so later, are closed again.
         """
         nodes = [node for node in self.machine.nodes if node.plan.name in self.graph.nodes and node.plan.unit]
         work: queue.SimpleQueue[Node] = queue.SimpleQueue()
@@ -83,7 +84,14 @@ class FlowRun:
                     node = work.get_nowait()
                 except queue.Empty:
                     return
-                done.put((node, self._open(node)))
+                status = self._open(node)
+                with self._opened_guard:
+                    late = self._closed
+                    if status is None and not late:
+                        self._opened.append(node)
+                if status is None and late:
+                    self._close_unit(node)
+                done.put((node, status))
 
         for number in range(min(OPENERS, len(nodes))):
             threading.Thread(target=open_some, name=f"flow-open-{number}", daemon=True).start()
@@ -98,9 +106,7 @@ class FlowRun:
                     failure = FlowError(StatusCode.STATUS_SHUTDOWN, f"stopped while opening: {names}")
                 continue
             waiting.discard(node.name)
-            if status is None:
-                self._opened.append(node)
-            else:
+            if status is not None:
                 failure = FlowError(_open_status(node, self.graph, status), node=node.name)
         if failure is not None:
             self._stop_asked.set()
@@ -176,9 +182,10 @@ class FlowRun:
         return stuck
 
     def _close(self, grace: float, without: set[str] | frozenset[str] = frozenset()) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        with self._opened_guard:
+            if self._closed:
+                return
+            self._closed = True
         threads = [
             threading.Thread(target=self._close_unit, args=(node,), name="flow-close", daemon=True)
             for node in self._opened

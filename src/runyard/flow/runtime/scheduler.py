@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from runyard.flow.runtime.call import run
+from runyard.flow.runtime.call import run, trimmed
 from runyard.flow.runtime.lane import Call, Lane, Session
 from runyard.flow.runtime.machine import Machine
 from runyard.flow.runtime.node import Node
@@ -61,11 +61,13 @@ class Scheduler:
         self._running: dict[int, tuple[Node, float]] = {}
 
     def start(self) -> None:
-        """Begins to run whatever is in the machine."""
-        self._watching.acquire()
-        self._watchdog = threading.Thread(target=self._watch, name="flow-watchdog", daemon=True)
-        self._watchdog.start()
+        """Begins to run whatever is in the machine. Once: a second call does nothing."""
         with self.lock:
+            if self._watchdog is not None:
+                return
+            self._watching.acquire()
+            self._watchdog = threading.Thread(target=self._watch, name="flow-watchdog", daemon=True)
+            self._watchdog.start()
             self._quick -= 1
             self.changed()
 
@@ -164,14 +166,21 @@ class Scheduler:
                         self._wake()
                 self._running[me] = (node, 0.0)
                 lock.release()
-                run(call)
-                lock.acquire()
+                try:
+                    run(call)
+                finally:
+                    lock.acquire()
                 if slow:
                     self._quick += 1
                 node.running -= 1
                 self._count(node, call)
                 if not self._stopping:
                     machine.finish(call)
+        except Exception as error:
+            # A fault of the runtime's own: without its worker the flow would stand still and not say why.
+            status = Status(StatusCode.STATUS_INTERNAL, trimmed(error))
+            machine.fail(status)
+            self._ended(machine.fault or status)
         finally:
             self._running.pop(me, None)
             self._awake -= 1

@@ -429,6 +429,9 @@ class StreamCollapseNode(StreamNode):
                     lane.sent = item
         return None
 
+    def _sender(self, lane: Lane, stream: Stream) -> None:
+        """A collapse has no events: its sub-stream's end is where its datum leaves."""
+
     def _member_call(self, lane: Lane, rows: list[Any]) -> Call | None:
         stream = lane.stream = lane.stream or Stream()
         if stream.failed is not None:
@@ -442,8 +445,6 @@ class StreamCollapseNode(StreamNode):
         if not self.plan.collapse_all:
             self._deliver(lane, lane.sent or PLACEHOLDER)
             lane.sent = None
-            if lane.stream is not None:
-                lane.stream.continuing = False
             if not self.plan.stream:
                 lane.stream = None
             return None

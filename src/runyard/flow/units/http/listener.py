@@ -269,7 +269,7 @@ class Listener:
 
 def _origin_form(target: str) -> str:
     """The path of a target in absolute form (`GET http://host/path`), which a client of a proxy sends."""
-    return urlsplit(target).path if "://" in target else target
+    return target if target.startswith("/") else target.partition("://")[2].partition("/")[2]
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
