@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from runyard.core.inputs import RestartJob
+from runyard.core.inputs import Note, RestartJob
 from runyard.core.record import JobRecord
 from runyard.executors.memory import MemoryExecutor
-from runyard.model.errors import RunyardError, Unavailable
+from runyard.model.errors import InvalidInput, RunyardError, Unavailable
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.node import Node
 from runyard.model.state import LIVE, State
@@ -47,6 +47,29 @@ def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, mon
                 await Service(engine).submit([JobSpec(command=["true"])], first, origin="native", owner="me")
         finally:
             await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**400, {"\udc00": 1}, object()], ids=["text", "number", "key", "other"])
+def test_a_note_that_cannot_be_stored_harms_nobody(
+    tmp_path: Path, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(store: Store) -> None:
+        engine = Engine(store, {"local": MemoryExecutor({})}, OutputFiles(tmp_path / "output"))
+        await engine.start()
+        note = Note(facts=[("auth.refused", {"user": value})])
+        try:
+            async with asyncio.timeout(10):
+                engine.put(note)
+                with pytest.raises(InvalidInput, match=r"auth\.refused: "):
+                    await engine.ask(note, lambda _: None)
+                await engine.ask(Note(facts=[("auth.refused", {"user": "ann"})]), lambda _: None)
+        finally:
+            await engine.close()
+        [event] = [event for event in store.events(None, 10).events if event.type == "auth.refused"]
+        assert event.data == {"user": "ann"} and "not recorded" in caplog.text
 
     with Store.open(tmp_path) as store:
         asyncio.run(test(store))

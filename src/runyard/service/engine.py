@@ -20,11 +20,11 @@ import msgspec
 
 from runyard.core.claim import Policy
 from runyard.core.commands import Command, Forget, Refuse, SaveRun, SignalRun, StartRun, StopRun
-from runyard.core.inputs import Delete, Input, NodeLost, NodeSynced, RunExited, RunStarted, Tick
+from runyard.core.inputs import Delete, Input, NodeLost, NodeSynced, Note, RunExited, RunStarted, Tick
 from runyard.core.reactor import Reactor
 from runyard.core.record import JobRecord, Replica
 from runyard.executors.protocol import Executor, Report, Synced
-from runyard.model.errors import RunyardError, StorageFull, Unavailable
+from runyard.model.errors import InvalidInput, RunyardError, StorageFull, Unavailable
 from runyard.model.event import Event
 from runyard.model.ids import JobIds, RunKey
 from runyard.model.node import Node
@@ -227,7 +227,13 @@ class Engine:
     # The way in ---------------------------------------------------------------------------------------------------
 
     def put(self, input: Input) -> None:
-        """Something has happened; nobody waits for what follows."""
+        """Something has happened; nobody waits for what follows. A note that can't be stored goes to the log."""
+        if isinstance(input, Note):
+            try:
+                _check_note(input)
+            except InvalidInput as error:
+                log.error("not recorded of job %d: %s", input.job, error.detail)
+                return
         self._inbox.append(input)
         self._work.set()
 
@@ -537,13 +543,23 @@ def _decode_nodes(text: str) -> list[Node]:
 
 def _built(request: Request[Any]) -> Input:
     """The request's input; if making it is refused already, nothing happens."""
-    if not callable(request.input):
-        return request.input
     try:
-        return request.input()
+        made = request.input() if callable(request.input) else request.input
+        if isinstance(made, Note):
+            _check_note(made)
+        return made
     except RunyardError as error:
         request.refused = error
         return Tick()
+
+
+def _check_note(note: Note) -> None:
+    """Strangers choose what some notes say, and what can't be stored would end the engine. Raises InvalidInput."""
+    for kind, data in note.facts:
+        try:
+            msgspec.json.encode(data)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise InvalidInput(f"{kind}: it has a value that JSON can't carry: {error}") from error
 
 
 def _input(report: Report) -> Input:
