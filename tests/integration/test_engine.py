@@ -52,7 +52,7 @@ def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, mon
         asyncio.run(test(store))
 
 
-@pytest.mark.parametrize("value", ["\ud800", 10**400, {"\udc00": 1}, object()], ids=["text", "number", "key", "other"])
+@pytest.mark.parametrize("value", ["\ud800", {"\udc00": 1}, object()], ids=["text", "key", "other"])
 def test_a_note_that_cannot_be_stored_harms_nobody(
     tmp_path: Path, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
