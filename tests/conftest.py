@@ -39,6 +39,9 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _keeper
+    # What a script starts in its background ignores ctrl-C, and so would all programs that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_worker(config):
         return
     libc = ctypes.CDLL(None, use_errno=True)
