@@ -42,7 +42,7 @@ class Client:
         self.sock.sendall(wire.encode_frame(messages))
         self.sock.settimeout(0.05)
 
-    def wait(self, kind: type[M], test: Callable[[M], bool] = lambda _: True, timeout: float = 30.0) -> M:
+    def wait(self, kind: type[M], test: Callable[[M], bool] = lambda _: True, timeout: float = 60) -> M:
         """The first message of that kind that passes the test, old ones included."""
 
         def look() -> M | None:
@@ -100,7 +100,7 @@ class AgentProcess:
 
     def start(self, idle_exit: float = 60.0) -> None:
         self._process = start_agent(self.folder, idle_exit)
-        wait_until(self._listens, 30, "a listening agent")
+        wait_until(self._listens, 60, "a listening agent")
 
     def _listens(self) -> bool:
         assert self._process is not None
@@ -118,7 +118,7 @@ class AgentProcess:
         self._process.kill()
         self._process.wait()
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 60) -> int:
         assert self._process is not None
         return self._process.wait(timeout)
 
@@ -151,7 +151,7 @@ class AgentProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(10)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

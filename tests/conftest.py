@@ -4,13 +4,18 @@ A run may escape into a session of its own and outlive the server and the agent,
 Pytest therefore goes on in a child of a small keeper process, which is a subreaper: every orphan below it comes to the
 keeper, as it would come to init on a host, and is reaped at once. What still hangs below the keeper at the end was left
 behind: it is named, together with the test during which it started, killed, and fails the session.
+
+The tests have a home folder of their own, which the keeper removes: nobody's settings change what they see, and what
+libraries and browsers keep at home is gone afterwards.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +29,7 @@ settings.register_profile("runyard", deadline=None, print_blob=True, suppress_he
 settings.load_profile("runyard")
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-GRACE = 20.0
+GRACE = 60.0
 """Seconds that processes get to end after the last test."""
 
 _starts: list[tuple[float, str]] = []
@@ -48,14 +53,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise pytest.UsageError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}; Linux is needed")
     _keeper = os.getpid()
+    home = tempfile.mkdtemp(prefix="runyard-home-")
+    os.environ["HOME"] = home
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        os.environ.pop(name, None)
     child = os.fork()
     if child:
-        _keep(child)
+        _keep(child, home)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def _keep(pytest_pid: int) -> NoReturn:
-    """Reap everything until pytest ends, then end as it did."""
+def _keep(pytest_pid: int, home: str) -> NoReturn:
+    """Reap everything until pytest ends, remove its home folder, then end as it did."""
 
     def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
@@ -67,6 +76,7 @@ def _keep(pytest_pid: int) -> NoReturn:
         pid, status = os.wait()
         if pid == pytest_pid:
             _kill_leftovers()  # there are some only where pytest itself was killed
+            shutil.rmtree(home, ignore_errors=True)
             code = os.waitstatus_to_exitcode(status)
             os._exit(code if code >= 0 else 128 - code)
 

@@ -61,7 +61,7 @@ class Storm:
             for _ in range(rounds):
                 self._over.wait(self._random.uniform(0.0, 0.3))
                 self._kill()
-            wait_until(self._ready, 30, "readiness after the last kill")
+            wait_until(self._ready, 60, "readiness after the last kill")
         finally:
             self._over.set()
             for thread in loaders:
@@ -95,7 +95,7 @@ class Storm:
             self.server.start(ready=False)
             # Now and then the next kill comes while it is still finding its runs again.
             if self._random.random() < 0.7:
-                wait_until(self._ready, 30, "readiness")
+                wait_until(self._ready, 60, "readiness")
         self.kills[kind] += 1
 
     def _kill_agent(self) -> None:

@@ -18,7 +18,7 @@ from runyard.flow.report import FlowState, Report
 from tests.helpers import wait_until
 
 LISTENS = re.compile(r"node (\S+) listens on (\S+)")
-PATIENCE = 30.0
+PATIENCE = 60
 
 
 class HostedFlow:

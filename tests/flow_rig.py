@@ -17,8 +17,11 @@ from runyard.flow.runtime.call import run
 from runyard.flow.runtime.lane import Call, Lane
 from runyard.flow.runtime.machine import Machine
 from runyard.flow.runtime.plan import EdgePlan, Kind, NodePlan, Plan
+from runyard.flow.status import StatusCode
 from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
 
+EXPANDS = ("expand", "sexpand", "lexpand")
+"""At once, by events that the unit sends itself at once, by events that come late."""
 LONGEST = 60
 """Length of a value that no loop sends round again."""
 Path = tuple[str, ...]
@@ -99,12 +102,12 @@ def _apply(step: Step, values: list[Any], path: Path) -> list[Any]:
             result.append(f"{v}.{name}")
         elif step.kind == "fail":
             result.append(Err(name, path) if number(v, name) % 4 == 0 else v)
-        elif step.kind in ("stream", "late"):
+        elif step.kind in ("stream", "late", "idle"):
             count += 1
             result.append(f"{v}#{count}")
         elif step.kind == "filter":
             result.extend([v] * (number(v, name) % 3))
-        elif step.kind in ("expand", "sexpand"):
+        elif step.kind in EXPANDS:
             inner: list[Any] = [f"{v}/{i}" for i in range(number(v, name) % 4)] or [GAP]
             inner = expected(step.inner[0], inner, (*path, "*" + name))
             bad = next((each for each in inner if isinstance(each, Err)), None)
@@ -154,6 +157,8 @@ class Builder:
     nodes: list[NodePlan] = field(default_factory=list)
     edges: list[EdgePlan] = field(default_factory=list)
     units: list[Any] = field(default_factory=list)
+    later: list[Callable[[], object]] = field(default_factory=list)
+    """Events that units of the machine wait for."""
 
     def build(self, steps: tuple[Step, ...]) -> Machine:
         source = self.node("source", Kind.INPUT, (), ("in",), None)
@@ -207,9 +212,10 @@ class Builder:
             body = self.step(Step("nop", name + "b"), body) if len(body) > 1 else body
             self.link(body, loop, 0)
             return [(loop, 1)]
-        if kind in ("expand", "sexpand"):
-            stream = kind == "sexpand"
-            act = _expand_by_events(name) if stream else _expand(name)
+        if kind in EXPANDS:
+            stream = kind != "expand"
+            send = self._send_late if kind == "lexpand" else _send
+            act = _expand_by_events(name, send) if stream else _expand(name)
             opened = self.node(name, Kind.EXPAND, ("in",), ("out",), act, stream=stream)
             self.link(ends, opened, 0)
             body = self.steps(step.inner[0], [(opened, 0)])
@@ -225,12 +231,30 @@ class Builder:
                 name, Kind.NORMAL, ("in",), ("out",), _each(acts[kind], name), exception_visible=kind == "catch"
             )
         else:
-            act = {"stream": _count, "late": _late, "filter": _filter(name)}[kind]
+            act = {"stream": _count, "late": _late, "filter": _filter(name), "idle": self._idle}[kind]
             node = self.node(name, Kind.STREAM, ("in",), ("out",), act, stream=True)
             if kind == "late":
                 self.units[node].data_post = _late_rest
         self.link(ends, node, 0)
         return [(node, 0)]
+
+    def _send_late(self, context: DataContext) -> None:
+        self.later.append(lambda: _send(context))
+
+    def _idle(self, context: DataContext, columns: list[list[Buffer]]) -> Any:
+        """As `_count`; the stream ends only after an event that comes late."""
+        if context.event() is not None:
+            context.set_private("asked", False)
+            return None
+        _count(context, columns)
+        if not context.get_private("asked"):
+            context.set_private("asked", True)
+            self._send_late(context)
+        return StatusCode.STATUS_CONTINUE
+
+
+def _send(context: DataContext) -> None:
+    assert context.send_event(FlowUnitEvent())
 
 
 def _each(function: Callable[[str], str | None], name: str) -> Any:
@@ -283,9 +307,8 @@ def _expand(name: str) -> Any:
     return act
 
 
-def _expand_by_events(name: str) -> Any:
+def _expand_by_events(name: str, send: Callable[[DataContext], None]) -> Any:
     """One member a call, the rest by events."""
-    from runyard.flow.status import StatusCode
 
     def act(context: DataContext, columns: list[list[Buffer]]) -> Any:
         if context.event() is None:
@@ -296,7 +319,7 @@ def _expand_by_events(name: str) -> Any:
             return None
         context.output("out").append(Buffer(f"{value}/{i}"))
         context.set_private("next", i + 1)
-        assert context.send_event(FlowUnitEvent())
+        send(context)
         return StatusCode.STATUS_CONTINUE
 
     return act
@@ -346,10 +369,14 @@ class Results:
 
 @dataclass
 class Simulator:
-    """Runs a machine in an order that the dice choose: which node next, which running call ends first."""
+    """Runs a machine in an order that the dice choose: which node next, which running call ends first.
+
+    Events that come `later` come now and then, and for certain when nothing else can be done.
+    """
 
     machine: Machine
     dice: random.Random
+    later: list[Callable[[], object]] = field(default_factory=list)
     running: list[Call] = field(default_factory=list)
     sessions: list[tuple[Lane, Results, list[str]]] = field(default_factory=list)
     grown: int = 0
@@ -370,6 +397,8 @@ class Simulator:
                 choices.append(self._finish)
             if self.sessions:
                 choices.append(self._feed)
+            if self.later and self.dice.random() < 0.1:
+                choices.append(self._event)
             assert machine.fault is None, machine.fault
             for session in machine.ended:
                 session.collector.ended()
@@ -378,6 +407,8 @@ class Simulator:
                 self.dice.choice(choices)()
             elif machine.unblock():
                 self.grown += 1
+            elif self.later:
+                self._event()
             else:
                 return
 
@@ -392,6 +423,9 @@ class Simulator:
         call = self.running.pop(self.dice.randrange(len(self.running)))
         run(call)
         self.machine.finish(call)
+
+    def _event(self) -> None:
+        self.later.pop(self.dice.randrange(len(self.later)))()
 
     def _feed(self) -> None:
         at = self.dice.randrange(len(self.sessions))

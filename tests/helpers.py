@@ -16,7 +16,7 @@ T = TypeVar("T")
 STEP = 0.01
 
 
-def deadline(seconds: float = 30.0, what: str = "the expected condition", step: float = STEP) -> Iterator[float]:
+def deadline(seconds: float = 60, what: str = "the expected condition", step: float = STEP) -> Iterator[float]:
     """Yields the seconds that are left, pausing between, and fails the test when they are used up.
 
     For a loop with a body of its own: `for _ in deadline(5, "the file"): …; break`. Most tests want `wait_until`.
@@ -28,7 +28,7 @@ def deadline(seconds: float = 30.0, what: str = "the expected condition", step: 
     raise AssertionError(f"{what} did not come about within {seconds:g} s")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 30.0, what: str | None = None) -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 60, what: str | None = None) -> T:
     """The first true value of `predicate`, asked every 10 ms. Raises AssertionError after `timeout` seconds.
 
     In a coroutine use `wait_until_async`: this one blocks the loop.
@@ -39,7 +39,7 @@ def wait_until(predicate: Callable[[], T], timeout: float = 30.0, what: str | No
     raise AssertionError("deadline() ended without failing")
 
 
-async def wait_until_async(predicate: Callable[[], T], timeout: float = 30.0, what: str | None = None) -> T:
+async def wait_until_async(predicate: Callable[[], T], timeout: float = 60, what: str | None = None) -> T:
     """As `wait_until`, letting the event loop run between the questions."""
     end = time.monotonic() + timeout
     while not (value := predicate()):

@@ -41,7 +41,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     with (folder / "redis.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             url = f"unix://{path}"
-            wait_until(lambda: answers(url), 30, "an answer of redis-server")
+            wait_until(lambda: answers(url), 60, "an answer of redis-server")
             yield url
         finally:
             process.kill()

@@ -98,7 +98,7 @@ class Messages(Section, frozen=True):
 class Limits(Section, frozen=True):
     max_replicas: Positive = 10_000
     max_jobs: Positive = 1_000_000
-    """Live jobs."""
+    """Live jobs, each replica counted."""
     max_batch: Positive = 10_000
     """Jobs in one bulk request."""
 

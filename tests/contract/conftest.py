@@ -17,6 +17,7 @@ from runyard.executors.worker import WorkerExecutor
 from runyard.model import wire
 from runyard.model.ids import RunKey
 from tests.agents import AgentProcess, new_run
+from tests.helpers import wait_until_async
 
 FOREVER = float("inf")
 
@@ -55,10 +56,7 @@ class LocalRig:
 
     async def settle(self, launch: wire.Launch) -> None:
         if "trap" in launch.argv[-1]:
-            until = time.monotonic() + 20
-            while self.agent.output(launch) != "ready\n":
-                assert time.monotonic() < until
-                await asyncio.sleep(0.01)
+            await wait_until_async(lambda: self.agent.output(launch) == "ready\n")
 
     def tick(self) -> None:
         """Real time passes by itself."""
@@ -100,10 +98,8 @@ class WorkerRig:
         return self.agent.launch([f"{program}.py"], run, cwd=str(folder), **options)
 
     async def settle(self, launch: wire.Launch) -> None:
-        until = time.monotonic() + 20
-        while launch.argv == ["stubborn.py"] and self.agent.output(launch) != "ready\n":
-            assert time.monotonic() < until
-            await asyncio.sleep(0.01)
+        if launch.argv == ["stubborn.py"]:
+            await wait_until_async(lambda: self.agent.output(launch) == "ready\n")
 
     def tick(self) -> None:
         """Real time passes by itself."""
@@ -157,7 +153,7 @@ class Log:
     def exit(self, run: RunKey) -> wire.Exited | None:
         return next((r for r in self.reports if isinstance(r, wire.Exited) and r.run == run), None)
 
-    async def until(self, predicate: Callable[[], object], timeout: float = 20.0) -> None:
+    async def until(self, predicate: Callable[[], object], timeout: float = 60) -> None:
         end = time.monotonic() + timeout
         while not predicate():
             assert time.monotonic() < end, f"not within {timeout:g} s; said so far: {self.said}"

@@ -107,7 +107,7 @@ def test_unknown_runs_are_passed_over(rig: Rig) -> None:
 def test_the_time_limit_ends_a_run_and_says_so(rig: Rig) -> None:
     async def test(log: Log) -> None:
         polite = rig.launch("long", time_limit=0.4, stop_signal=signal.SIGINT)
-        stubborn = rig.launch("stubborn", time_limit=0.6, grace=0.2)
+        stubborn = rig.launch("stubborn", time_limit=2.0, grace=0.2)
         brief = rig.launch("brief", time_limit=30.0)
         rig.executor.launch([polite, stubborn, brief])
         ended = await log.exited(polite)

@@ -133,12 +133,12 @@ def postgres_cluster() -> Iterator[str]:
                 cwd=folder,
                 **options,
             )
-        wait_until(lambda: _answers(folder), 30.0, "an answer from PostgreSQL")
+        wait_until(lambda: _answers(folder), 60, "an answer from PostgreSQL")
         yield folder
     finally:
         if server is not None:
             server.send_signal(signal.SIGQUIT)  # at once: nobody needs the data
-            server.wait(30)
+            server.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runyard.executors.local import LocalExecutor, agent_status, connect, stop_agent
@@ -198,6 +199,71 @@ def test_a_launch_past_the_bound_of_a_frame_is_refused_and_the_others_are_not(
             assert all(exits[launch.run].exit_code == 0 for launch in good)
             refused = exits[large.run]
             assert refused.pid == 0 and refused.reason is not None and "bytes" in refused.reason
+        finally:
+            await executor.close()
+
+    asyncio.run(test())
+
+
+def _upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agents of this version are older ones from now on."""
+    newer = wire.PROTOCOL + 1
+    for name in ("PROTOCOL", "WITH_TASKS"):
+        monkeypatch.setattr(wire, name, newer)
+
+
+def test_an_older_agent_goes_on_with_its_runs_and_takes_what_it_can(
+    agent: AgentProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent.start()
+    client = agent.client()
+    up = agent.launch(["sleep", "600"])
+    client.send(up)
+    client.started(up.run)
+    _upgrade(monkeypatch)
+
+    async def test() -> None:
+        heard = Heard()
+        executor = LocalExecutor(agent.folder)
+        await heard.start(executor)
+        try:
+            await wait_until_async(lambda: heard.synced)
+            assert heard.synced[0].live == {up.run} and agent_status(agent.folder).pid == agent.pid
+            assert "older version" in caplog.text
+            plain = agent.launch(["true"])
+            several = msgspec.structs.replace(
+                agent.launch(["true"]), tasks=wire.Tasks([wire.Place(2, None, None)], 1.0)
+            )
+            executor.launch([several, plain])
+            await wait_until_async(lambda: {plain.run, several.run} <= heard.exits().keys())
+            assert heard.exits()[plain.run].exit_code == 0
+            refused = heard.exits()[several.run]
+            assert refused.pid == 0 and refused.reason is not None and "older version" in refused.reason
+        finally:
+            await executor.close()
+
+    asyncio.run(test())
+
+
+def test_an_older_agent_that_runs_nothing_is_replaced_and_its_reports_are_kept(
+    agent: AgentProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.start()
+    client = agent.client()
+    over = agent.launch(["/bin/sh", "-c", "exit 7"])
+    client.send(over)
+    client.exited(over.run)
+    client.close()
+    _upgrade(monkeypatch)
+
+    async def test() -> None:
+        heard = Heard()
+        executor = LocalExecutor(agent.folder)
+        await heard.start(executor)
+        try:
+            await wait_until_async(lambda: heard.synced)
+            assert agent_status(agent.folder).pid not in (None, agent.pid)
+            assert len(heard.synced) == 1 and heard.exits()[over.run].exit_code == 7
         finally:
             await executor.close()
 

@@ -107,7 +107,7 @@ def test_reports_come_again_until_they_are_acknowledged(agent: AgentProcess) -> 
     second = agent.client()
     assert second.hello.unacked == 2
     assert second.exited(launch.run) == first and second.started(launch.run) == started
-    wait_until(client.hung_up, 10, "the older connection to be ended")
+    wait_until(client.hung_up, 60, "the older connection to be ended")
     agent.kill()
     agent.start()
     third = agent.client()
@@ -226,7 +226,7 @@ def test_an_intent_without_a_start(idle: AgentProcess, tmp_path: Path) -> None:
     assert client.started(up.run).pid == child.pid
     client.send(wire.Stop(up.run, signal.SIGTERM, 10))
     # Its parent is this test, which has to collect it before the agent can learn anything.
-    assert child.wait(20) == -signal.SIGTERM
+    assert child.wait(60) == -signal.SIGTERM
     ended = client.exited(up.run)
     if kernel_tells():
         assert ended.signal == signal.SIGTERM
@@ -399,7 +399,7 @@ def test_a_failed_write_leaves_no_half_line(tmp_path: Path) -> None:
 def test_a_second_agent_is_refused(agent: AgentProcess) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "runyard.agent", "--dir", str(agent.folder)]
-    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 3
     assert str(agent.folder) in second.stderr and str(agent.pid) in second.stderr
     assert agent_status(agent.folder).pid == agent.pid
@@ -449,7 +449,7 @@ def test_bad_frames_end_the_connection_and_not_the_agent(agent: AgentProcess) ->
     for data in (b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", wire.encode_frame([wire.Farewell()])):
         client = agent.client()
         client.sock.sendall(data)
-        wait_until(client.hung_up, 10, "a closed connection")
+        wait_until(client.hung_up, 60, "a closed connection")
     client = agent.client()
     launch = agent.launch(["true"])
     client.send(launch)

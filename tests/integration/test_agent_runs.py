@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,23 @@ def test_a_run_is_started_once_and_reported_in_order(agent: AgentProcess) -> Non
     assert sum(isinstance(m, wire.Started) for m in client.messages) == 2
 
 
-def test_a_run_whose_output_exists_is_never_started_again(agent: AgentProcess, tmp_path: Path) -> None:
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder below /dev that is no device."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("there is no /dev/shm to write to")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("place", ["tmp_path", "in_memory"])
+def test_a_run_whose_output_exists_is_never_started_again(
+    agent: AgentProcess, tmp_path: Path, request: pytest.FixtureRequest, place: str
+) -> None:
     client = agent.client()
     proof = tmp_path / "proof"
-    launch = agent.launch(sh(f"echo x >> {proof}"))
+    output: Path = request.getfixturevalue(place) / "output"
+    launch = wire.Launch(new_run(), sh(f"echo x >> {proof}"), {}, None, f"{output}/out", f"{output}/err")
     client.send(launch)
     client.send(wire.Ack(client.exited(launch.run).seq))
     client.messages.clear()
@@ -116,7 +131,7 @@ def test_named_variables_are_passed_on(tmp_path: Path, monkeypatch: pytest.Monke
         assert agent.output(launch) == "wanted"
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         agent.close()
 
 
@@ -362,4 +377,4 @@ def test_orphans_are_collected(agent: AgentProcess, tmp_path: Path) -> None:
     assert client.exited(launch.run).exit_code == 0
     pid = int(wait_until(lambda: pidfile.exists() and pidfile.read_text()))
     wait_until(lambda: not alive(pid))
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "the agent to collect the orphan")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60, "the agent to collect the orphan")

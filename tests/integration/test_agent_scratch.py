@@ -17,8 +17,8 @@ from tests.integration.test_agent_tasks import many, sh
 
 
 def gone(agent: AgentProcess, folder: Path) -> None:
-    wait_until(lambda: not folder.exists(), 30, f"the end of {folder}")
-    wait_until(lambda: not process.children(agent.pid), 30, "no child that is left")
+    wait_until(lambda: not folder.exists(), 60, f"the end of {folder}")
+    wait_until(lambda: not process.children(agent.pid), 60, "no child that is left")
 
 
 def test_tasks_share_a_folder_that_is_gone_after_their_end(agent: AgentProcess) -> None:
@@ -59,7 +59,7 @@ def test_another_agent_removes_it(agent: AgentProcess) -> None:
     launch = agent.launch(sh("touch $T/x; echo $T; exec sleep 600"), tmpdir="T")
     client.send(launch)
     client.started(launch.run)
-    folder = Path(wait_until(lambda: agent.output(launch).strip(), 30, "the name of its folder"))
+    folder = Path(wait_until(lambda: agent.output(launch).strip(), 60, "the name of its folder"))
     assert stat.S_ISDIR(folder.stat().st_mode)
     agent.kill()
     client.close()

@@ -32,7 +32,7 @@ def pids_in(folder: Path, count: int) -> list[int]:
         found = [path.read_text() for path in folder.iterdir() if path.suffix != ".new"] if folder.exists() else []
         return [int(text) for text in found] if len(found) == count else []
 
-    return wait_until(read_all, 30, f"{count} tasks")
+    return wait_until(read_all, 60, f"{count} tasks")
 
 
 def telling(folder: Path, then: str = "exec sleep 600") -> list[str]:
@@ -126,7 +126,7 @@ def test_stop_time_limit_and_signals_reach_every_task_and_what_it_started(agent:
     launches, stops = [], ("stop", "limit", "signal", "kill")
     for name in stops:
         then = "setsid sleep 600 & exec sleep 600"
-        seconds = 2.0 if name == "limit" else None
+        seconds = 6.0 if name == "limit" else None
         launches.append(agent.launch(telling(tmp_path / name, then), tasks=many(3), time_limit=seconds))
     client.send(*launches)
     for launch in launches:
@@ -142,7 +142,7 @@ def test_stop_time_limit_and_signals_reach_every_task_and_what_it_started(agent:
     ended = client.exited(sig.run)
     assert ended.signal == signal.SIGUSR1 and " of 3 failed first: ended by SIGUSR1" in (ended.reason or "")
     assert client.exited(kill.run).signal == signal.SIGKILL, "the starter stands for its tasks"
-    wait_until(lambda: not any(alive(pid) for pid in pids), 20, "the end of all tasks")
+    wait_until(lambda: not any(alive(pid) for pid in pids), 60, "the end of all tasks")
     # What had left the session of a stopped run has ended with it; of the others it is a daemon of its own.
     marks = {run for run in (stop.run, limit.run)}
     left = [proc for proc in agent.marked() if proc.alive]
@@ -158,7 +158,7 @@ def test_a_stop_that_comes_while_tasks_are_being_started(agent: AgentProcess) ->
     launches = [agent.launch(["sleep", "600"], tasks=many(40)) for _ in range(3)]
     for launch in launches:
         client.send(launch)
-        wait_until(Path(launch.stdout).exists, 20, "the starter")
+        wait_until(Path(launch.stdout).exists, 60, "the starter")
         client.send(wire.Stop(launch.run, signal.SIGTERM, 60.0))
     for launch in launches:
         ended = client.exited(launch.run)
@@ -210,13 +210,13 @@ def test_an_agent_that_dies_between_two_tasks(agent: AgentProcess, tmp_path: Pat
     client = agent.client()
     launch = agent.launch(sh(text), tasks=many(count))
     client.send(launch)
-    wait_until(lambda: len(list(proof.iterdir())) >= after, 30, f"{after} tasks")
+    wait_until(lambda: len(list(proof.iterdir())) >= after, 60, f"{after} tasks")
     agent.kill()
     agent.start()
     client = agent.client()
     client.send(launch)
     started = client.started(launch.run)
-    wait_until(lambda: len(list(proof.iterdir())) == count, 30, "all tasks")
+    wait_until(lambda: len(list(proof.iterdir())) == count, 60, "all tasks")
     (tmp_path / "go").touch()
     ended = client.exited(launch.run)
     assert ended.pid == started.pid
@@ -256,7 +256,7 @@ def test_secrets_of_the_server_are_not_inherited_even_if_asked_for(
     agent = AgentProcess(tmp_path)
     process = start_agent(agent.folder, 60, [*secrets, "WANTED"])
     try:
-        wait_until(lambda: agent_status(agent.folder).running, 20)
+        wait_until(lambda: agent_status(agent.folder).running, 60)
         client = agent.client()
         launches = [agent.launch(["env"]), agent.launch(["env"], tasks=many(2)), agent.launch(["env"], nice=1)]
         client.send(*launches)
@@ -268,5 +268,5 @@ def test_secrets_of_the_server_are_not_inherited_even_if_asked_for(
         assert not any(name.encode() in environ for name in secrets)
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         agent.close()

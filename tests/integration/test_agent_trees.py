@@ -40,7 +40,7 @@ def sh(text: str) -> list[str]:
 
 
 def pid_in(path: Path) -> int:
-    return int(wait_until(lambda: path.exists() and path.read_text().strip(), 20, f"a pid in {path}"))
+    return int(wait_until(lambda: path.exists() and path.read_text().strip(), 60, f"a pid in {path}"))
 
 
 def escaped(agent: AgentProcess, client: Client, path: Path, **options: Any) -> tuple[wire.Launch, int]:
@@ -111,11 +111,17 @@ def test_a_later_stop_can_shorten_the_grace(agent: AgentProcess) -> None:
 
 def test_time_limit_ends_the_tree_and_says_so(agent: AgentProcess, tmp_path: Path) -> None:
     client = agent.client()
-    launch, daemon = escaped(agent, client, tmp_path / "daemon", time_limit=1.5, grace=0.2)
-    ended = client.exited(launch.run)
-    assert ended.timed_out and ended.signal == signal.SIGTERM
-    assert ended.reason is not None and "1.5 s" in ended.reason
-    assert not alive(daemon)
+    path = tmp_path / "daemon"
+    # A slow machine takes its time until the daemon is up.
+    for limit in (0.5, 2.0, 8.0, 32.0):
+        launch = agent.launch([sys.executable, "-c", ESCAPE, str(path)], time_limit=limit, grace=0.2)
+        client.send(launch)
+        ended = client.exited(launch.run)
+        assert ended.timed_out and ended.signal == signal.SIGTERM
+        assert ended.reason is not None and f"{limit:g} s" in ended.reason
+        if path.exists():
+            break
+    assert not alive(pid_in(path))
 
 
 def test_the_process_group_ends_with_its_main_process(agent: AgentProcess, tmp_path: Path) -> None:

@@ -55,14 +55,14 @@ def test_one_that_never_answers_delays_its_own_run_only(agent: AgentProcess, tmp
         run, other = agent.launch([*argv, "x"], warm=2), agent.launch(["/bin/echo", "here"])
         client.send(run, other)
         others.append(other)
-        wait_until(lambda run=run: (tmp_path / "asked").exists() or has_started(client, run), 30)  # type: ignore[misc]
+        wait_until(lambda run=run: (tmp_path / "asked").exists() or has_started(client, run), 60)  # type: ignore[misc]
         client.send(wire.Stop(run.run, signal.SIGTERM, 30.0))
     last = others[-1]
     assert client.exited(last.run).exit_code == 0
     ended = client.exited(run.run)
     assert (ended.exit_code, ended.signal) == (None, signal.SIGTERM), "stopped, though its pid was not known then"
     assert client.started(last.run).seq < client.started(run.run).seq
-    assert wait_until(lambda: not any(alive(pid) for pid in warm_pids(tmp_path)), 30)
+    assert wait_until(lambda: not any(alive(pid) for pid in warm_pids(tmp_path)), 60)
 
 
 def test_another_edition_is_loaded_anew(agent: AgentProcess, tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_another_edition_is_loaded_anew(agent: AgentProcess, tmp_path: Path) -> 
         run = agent.launch([*argv, "x"], warm=2, edition=edition)
         client.send(run)
         client.started(run.run)
-        new = wait_until(lambda: warm_pids(tmp_path) - old, 30)  # noqa: B023
-        assert wait_until(lambda: not any(alive(pid) for pid in old), 30)  # noqa: B023
+        new = wait_until(lambda: warm_pids(tmp_path) - old, 60)  # noqa: B023
+        assert wait_until(lambda: not any(alive(pid) for pid in old), 60)  # noqa: B023
         old = new
         client.send(wire.Stop(run.run, signal.SIGKILL, 0.0))
         client.exited(run.run)
@@ -86,7 +86,7 @@ def test_what_an_interpreter_reads_at_its_start_needs_a_start(agent: AgentProces
     first, second = agent.launch([*argv, "x"], warm=2), agent.launch([*argv, "x"], warm=2, env={"PYTHONPATH": "/x"})
     client.send(first)
     client.started(first.run)
-    wait_until(lambda: warm_pids(tmp_path), 30)
+    wait_until(lambda: warm_pids(tmp_path), 60)
     client.send(second)
     client.started(second.run)
     assert not (tmp_path / "asked").exists()
@@ -124,7 +124,7 @@ def test_one_that_had_to_wait_is_found_again(agent: AgentProcess, tmp_path: Path
     first, second = agent.launch([*argv, "x"], warm=2), agent.launch([*argv, "x"], warm=2)
     client.send(first)
     client.started(first.run)
-    wait_until(lambda: warm_pids(tmp_path), 30)
+    wait_until(lambda: warm_pids(tmp_path), 60)
     client.send(second)
     client.started(second.run)
     agent.kill()

@@ -305,7 +305,7 @@ def test_changes_without_a_stamp_are_found_and_told_once(rig: Rig, monkeypatch: 
         monkeypatch.setattr(AccountStore, "stamp", lambda _: stamp)
         watching = asyncio.create_task(rig.auth.watch(tell))
         await asyncio.to_thread(rig.accounts.add_user, "cat", T0)
-        await wait_until_async(lambda: "cat" in told and "cat" in rig.auth._directory.users, 20)
+        await wait_until_async(lambda: "cat" in told and "cat" in rig.auth._directory.users, 60)
         watching.cancel()
         assert told == ["ann", "cat"]
 

@@ -19,7 +19,7 @@ from runyard.store.store import Store
 from tests.helpers import wait_until_async
 from tests.integration.test_messages_service import Yard, numbers
 
-PATIENCE = 30.0
+PATIENCE = 60
 
 
 class _Tail:

@@ -11,12 +11,14 @@ import pytest
 from runyard.core.inputs import Note, RestartJob
 from runyard.core.record import JobRecord
 from runyard.executors.memory import MemoryExecutor
-from runyard.model.errors import InvalidInput, RunyardError, Unavailable
+from runyard.model.errors import InvalidInput, RunyardError, TooMany, Unavailable
+from runyard.model.ids import RunKey
 from runyard.model.job import JobDoc, JobSpec
 from runyard.model.node import Node
 from runyard.model.state import LIVE, State
+from runyard.model.wire import Exited
 from runyard.service.engine import Engine
-from runyard.service.service import Service
+from runyard.service.service import Bounds, Service
 from runyard.store.batch import Batch
 from runyard.store.output import OutputFiles
 from runyard.store.store import Store
@@ -45,6 +47,83 @@ def test_a_defect_stops_the_engine_and_whoever_waits_is_told(tmp_path: Path, mon
             assert [type(failure) for failure in failures] == [LookupError]
             with pytest.raises(Unavailable, match="stopping"):
                 await Service(engine).submit([JobSpec(command=["true"])], first, origin="native", owner="me")
+        finally:
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_each_replica_counts_as_a_live_job(tmp_path: Path) -> None:
+    async def test(store: Store) -> None:
+        executor = MemoryExecutor({}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        await engine.start()
+        service = Service(engine, Bounds(max_jobs=10))
+
+        async def submit(replicas: int) -> JobDoc:
+            spec = JobSpec(command=["true"], replicas=replicas, hold=True)
+            doc = await service.submit([spec], lambda outcomes: outcomes[0], origin="native", owner="me")
+            assert isinstance(doc, JobDoc)
+            return doc
+
+        try:
+            async with asyncio.timeout(60):
+                with pytest.raises(TooMany):
+                    await submit(11)
+                held = await submit(9)
+                with pytest.raises(TooMany, match="9 jobs are live"):
+                    await submit(2)
+                await service.cancel(await service.find(held.id))
+                await submit(10)
+        finally:
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_a_reason_with_nul_is_stored_without_it(tmp_path: Path) -> None:
+    async def test(store: Store) -> None:
+        executor = MemoryExecutor({"false": (1, 1.0)}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        await engine.start()
+        try:
+            async with asyncio.timeout(60):
+                doc = await Service(engine).submit(
+                    [JobSpec(command=["false"])], lambda outcomes: outcomes[0], origin="native", owner="me"
+                )
+                assert isinstance(doc, JobDoc)
+                run = RunKey(int(doc.id), 0, 1)
+                engine._reports("local", [Exited(0, run, 7, 1.0, 1, None, reason="ValueError: a\0b")])
+                assert await engine.ended(run.job, 60)
+            record = store.job(run.job)
+            assert record is not None and record.reason == r"ValueError: a\x00b"
+        finally:
+            await engine.close()
+
+    with Store.open(tmp_path) as store:
+        asyncio.run(test(store))
+
+
+def test_a_run_whose_output_has_no_place_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    async def test(store: Store) -> None:
+        (tmp_path / "output").touch()
+        executor = MemoryExecutor({"true": (0, 1.0)}, node=Node(name="n", executor="local", cores=[0]))
+        engine = Engine(store, {"local": executor}, OutputFiles(tmp_path / "output"))
+        await engine.start()
+        service = Service(engine)
+        try:
+            async with asyncio.timeout(60):
+                for _ in range(2):
+                    doc = await service.submit(
+                        [JobSpec(command=["true"])], lambda outcomes: outcomes[0], origin="native", owner="me"
+                    )
+                    assert isinstance(doc, JobDoc)
+                    assert await engine.ended(int(doc.id), 60)
+                    record = engine.find(int(doc.id))
+                    assert record is not None and record.state is State.FAILED
+                    assert record.reason is not None and "there is no place for its output" in record.reason
         finally:
             await engine.close()
 

@@ -54,7 +54,7 @@ def test_a_full_disk_refuses_jobs_and_loses_no_exit(small: Server, tmp_path: Pat
     try:
         with small.http() as http:
             jobs = [http.post(JOBS, json={"script": script}).json()["id"] for _ in range(3)]
-            wait_until(lambda: len(_running(http)) == len(jobs), 20, "the start of the runs")
+            wait_until(lambda: len(_running(http)) == len(jobs), 60, "the start of the runs")
             pids = _running(http)
             with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
                 while True:
@@ -70,13 +70,13 @@ def test_a_full_disk_refuses_jobs_and_loses_no_exit(small: Server, tmp_path: Pat
             assert http.get(f"{JOBS}/{jobs[0]}").json()["state"] == "running", "reading goes on"
             assert all(map(alive, pids)), "what runs goes on"
             go.touch()
-            wait_until(lambda: not any(map(alive, pids)), 20, "the end of the runs, with the disk still full")
+            wait_until(lambda: not any(map(alive, pids)), 60, "the end of the runs, with the disk still full")
             assert http.get("/readyz").status_code == 503
 
             ballast.unlink()
-            wait_until(lambda: http.get("/readyz").status_code == 200, 20, "readiness after there was room again")
+            wait_until(lambda: http.get("/readyz").status_code == 200, 60, "readiness after there was room again")
             for job in jobs:
-                ended = http.get(f"{JOBS}/{job}/wait", params={"timeout": 20}).json()
+                ended = http.get(f"{JOBS}/{job}/wait", params={"timeout": 60}).json()
                 assert (ended["state"], ended["exit_code"]) == ("failed", 3)
             assert http.post(JOBS, json={"command": ["true"], "name": "after"}).status_code == 201
             stored = {job["name"] for job in http.get(JOBS, params={"limit": 1000}).json()["items"]}
@@ -95,7 +95,7 @@ def _running(http: httpx2.Client) -> list[int]:
 def _submit_until_refused(http: httpx2.Client) -> tuple[list[str], httpx2.Response]:
     """The names that were still taken: the store's log may have had some room of its own."""
     taken: list[str] = []
-    for _ in deadline(20, "a refusal", step=0):
+    for _ in deadline(60, "a refusal", step=0):
         answer = http.post(JOBS, json={"command": ["true"], "name": f"full-{len(taken)}", "hold": True})
         if answer.status_code != 201:
             return taken, answer

@@ -234,8 +234,14 @@ def test_a_signal_ends_a_run(folder: Path, number: signal.Signals, code: int) ->
             [sys.executable, "-m", "runyard.cli", "flow", "run", str(folder / "flow.toml")],
             stdout=file, stderr=file, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
+
+    def running() -> bool:
+        written = log.read_bytes()
+        assert process.poll() is None, written
+        return b"is running" in written and b"doubled 20" in written
+
     try:
-        wait_until(lambda: b"is running" in log.read_bytes() and b"doubled 20" in log.read_bytes())
+        wait_until(running)
         process.send_signal(number)
         assert process.wait(timeout=60) == code
     finally:

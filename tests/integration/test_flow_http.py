@@ -27,7 +27,7 @@ from runyard.flow.units.http.receive import HttpAsync, HttpSyncReceive
 from runyard.flow.units.http.reply import CONTENT_TYPES
 from tests.helpers import wait_until
 
-PATIENCE = 30.0
+PATIENCE = 60
 GATE_OPTIONS = 'endpoint="http://127.0.0.1:0"'
 Process = Callable[[DataContext], Any]
 

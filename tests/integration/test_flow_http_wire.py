@@ -59,7 +59,7 @@ def port() -> Iterator[int]:
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection((LOOPBACK, port), timeout=30)
+    return socket.create_connection((LOOPBACK, port), timeout=60)
 
 
 def exchange(port: int, *pieces: bytes) -> bytes:
@@ -218,7 +218,7 @@ def test_a_big_answer_to_a_slow_reader_holds_nobody_up(port: int) -> None:
         received = 0
         while received < 150 * len(body):
             received += len(slow.recv(1 << 20))
-        sender.join(30)
+        sender.join(60)
 
 
 def test_a_client_that_goes_is_forgotten() -> None:
@@ -227,12 +227,12 @@ def test_a_client_that_goes_is_forgotten() -> None:
         listener = route.listener
         client = connect(route.port)
         client.sendall(request("/", b"x" * 1000))
-        wait_until(lambda: taken, 20, "the request")
+        wait_until(lambda: taken, 60, "the request")
         assert listener.held == 1000
         # Without this a close looks like the end of what the client has to say: it may still wait for the answer.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        wait_until(lambda: not listener.wires, 20, "the end of the connection")
+        wait_until(lambda: not listener.wires, 60, "the end of the connection")
         assert listener.held == 0
         listener.server.call(_answering(taken[0]))
         assert taken[0].answered

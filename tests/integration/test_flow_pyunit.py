@@ -14,7 +14,7 @@ from runyard.flow.sdk import Flow
 from runyard.flow.status import FlowError, StatusCode
 from tests.helpers import wait_until
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 Write = Callable[..., Path]
 
 
@@ -187,7 +187,7 @@ def test_native_units_in_files_and_lines_for_the_log(write: Write, tmp_path: Pat
             assert str(stream.recv("out1", WAIT_MS)) == "a b"
             stream.send("in1", b"no json")
             assert stream.recv("out1", WAIT_MS).get_error_code() == "Unit.ProcessError"
-            assert wait_until(lambda: lines, 30)
+            assert wait_until(lambda: lines, 60)
     finally:
         modelbox.set_logger(before)
     level, file, line, function, message = lines[0]

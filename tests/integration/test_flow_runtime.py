@@ -25,7 +25,7 @@ from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
 from runyard.flow.unit_library import UnitLibrary
 from tests.helpers import wait_until
 
-WAIT = 30.0
+WAIT = 60.0
 
 
 def load(dot: str, *units: Any, **options: Any) -> FlowRun:

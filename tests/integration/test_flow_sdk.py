@@ -17,10 +17,10 @@ from runyard.flow.native import flowunit
 from runyard.flow.sdk import ExternalDataSelect, ExtOutputBufferList, Flow
 from runyard.flow.sdk_graph import FlowGraphDesc
 from runyard.flow.status import FlowError, StatusCode
-from runyard.flow.unit import DataContext
+from runyard.flow.unit import DataContext, FlowUnit
 from tests.helpers import wait_until
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 OK = modelbox.Status.StatusCode.STATUS_SUCCESS
 
 
@@ -60,6 +60,10 @@ def test_an_error_ends_as_invalid_and_stays_in_its_session() -> None:
         bad, good = flow.create_external_data_map(), flow.create_external_data_map()
         results = ExtOutputBufferList()
         assert bad.send("in", ["oh!"])
+        assert bad.recv(results, WAIT_MS).code() == StatusCode.STATUS_INVALID
+        assert bad.recv(results, 1).code() == StatusCode.STATUS_TIMEDOUT
+        assert bad.send("in", ["more"])
+        assert bad.recv(results, WAIT_MS)
         bad.close()
         assert bad.recv(results, WAIT_MS).code() == StatusCode.STATUS_INVALID
         assert "title.ProcessError" in bad.get_last_error().get_description()
@@ -72,7 +76,7 @@ def test_an_error_ends_as_invalid_and_stays_in_its_session() -> None:
         assert flow.wait(1).code() == StatusCode.STATUS_TIMEDOUT
 
 
-def test_shutdown_keeps_what_has_come_out_and_drops_the_rest() -> None:
+def test_what_was_sent_before_a_shutdown_still_comes_out() -> None:
     gate = threading.Event()
 
     @flowunit(inputs="value", outputs="same", batch_size=1)
@@ -85,16 +89,21 @@ def test_shutdown_keeps_what_has_come_out_and_drops_the_rest() -> None:
         data = flow.create_external_data_map()
         data.send("in", [0, 1, 2])
         results = ExtOutputBufferList()
-        assert wait_until(data.exchange.results.waiting, 30)
+        assert wait_until(data.exchange.results.waiting, 60)
         ended = threading.Event()
         data.get_session_context().on_end(ended.set)
         data.shutdown()
         assert data.recv(results, WAIT_MS)
         assert [each.data for each in results.get_buffer_list("out") or ()] == [0]
-        assert data.recv(results, WAIT_MS).code() == StatusCode.STATUS_INVALID
-        assert data.get_last_error().get_description() == "EOF"
-        assert ended.wait(30)
+        assert data.send("in", [3]).code() == StatusCode.STATUS_INVALID
+        assert data.recv(results, 1).code() == StatusCode.STATUS_TIMEDOUT
         gate.set()
+        got: list[int] = []
+        while status := data.recv(results, WAIT_MS):
+            got += [each.data for each in results.get_buffer_list("out") or ()]
+        assert (got, status.code()) == ([1, 2], StatusCode.STATUS_INVALID)
+        assert data.get_last_error().get_description() == "EOF"
+        assert ended.wait(60)
         other = flow.create_stream_io()
         other.send("in", 7)
         assert other.recv("out", WAIT_MS).data == 7
@@ -156,7 +165,7 @@ def test_a_dropped_session_is_closed_and_select_finds_the_ready_map() -> None:
         run: Any = flow._run
         flow.create_stream_io().send("in", "a")
         gc.collect()
-        assert wait_until(lambda: not run.machine.sessions, 30)
+        assert wait_until(lambda: not run.machine.sessions, 60)
         one, two = flow.create_external_data_map(), flow.create_external_data_map()
         select = ExternalDataSelect()
         select.register_external_data(one)
@@ -166,6 +175,12 @@ def test_a_dropped_session_is_closed_and_select_finds_the_ready_map() -> None:
         two.send("in", ["x"])
         assert select.select_external_data(ready, WAIT_MS)
         assert ready == [two]
+        results = ExtOutputBufferList()
+        assert two.recv(results, WAIT_MS)
+        two.close()
+        assert select.select_external_data(ready, WAIT_MS)
+        assert two.recv(results, WAIT_MS).code() == StatusCode.STATUS_EOF
+        assert select.select_external_data(ready, 1).code() == StatusCode.STATUS_TIMEDOUT
 
 
 def test_a_description_can_ask_for_a_trace(tmp_path: Path) -> None:
@@ -230,10 +245,35 @@ def test_modelbox_programs_run_unchanged(tmp_path: Path) -> None:
     named.stop()
 
 
+def test_a_flow_that_is_built_again_closes_the_units_of_before() -> None:
+    closed: list[str] = []
+
+    @flowunit(inputs="in", outputs="out")
+    class Closes(FlowUnit):
+        def process(self, data_ctx: DataContext) -> None:
+            data_ctx.output("out").extend(data_ctx.input("in") or ())
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    document = {"graph": {"format": "graphviz", "graphconf": """digraph {
+        in[type=input] out[type=output] c[flowunit=Closes] in->c:in c:out->out }"""}}  # fmt: skip
+    with Flow.load(document, units=[Closes]) as flow:
+        assert flow.start_run()
+        assert closed == ["closed"]
+        stream = flow.create_stream_io()
+        assert stream.send("in", 1)
+        assert stream.recv("out", WAIT_MS).data == 1
+
+
 def test_bad_flows_are_statuses_and_not_tracebacks(tmp_path: Path) -> None:
     flow = modelbox.Flow()
     assert flow.init(str(tmp_path / "missing.toml")).code() == StatusCode.STATUS_NOTFOUND
     assert flow.init("name", "this is no toml").code() == StatusCode.STATUS_BADCONF
+    assert flow.init("a\0b").code() == StatusCode.STATUS_INVALID
+    assert flow.init(modelbox.Configuration({"graph": "x", "graph.format": "graphviz"})).code() == (
+        StatusCode.STATUS_BADCONF
+    )
     assert flow.init(
         "name",
         '[graph]\nformat="graphviz"\ngraphconf="digraph{a[flowunit=nothing] b[flowunit=resize] a:x->b:in_image}"',

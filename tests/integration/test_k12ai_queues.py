@@ -255,6 +255,21 @@ def test_a_task_that_was_brought_back_is_told_again_and_loses_nothing(tmp_path: 
     run(tmp_path, test)
 
 
+def test_nothing_is_left_of_a_task_whose_job_is_deleted(tmp_path: Path) -> None:
+    async def test(yard: Yard) -> None:
+        task = await yard.begin("p1")
+        await yard.told(task, 100002)
+        yard.executor.advance(10.0)
+        await yard.told(task, 100003)
+        record = await yard.service.look_up(str(task.job))
+        assert record is not None and len(yard.engine.store.door_records(tasks.ORIGIN)) == 1
+        await yard.service.delete(record)
+        await wait_until_async(lambda: not yard.engine.store.door_records(tasks.ORIGIN))
+        assert yard.tasks.get(task.job) is None
+
+    run(tmp_path, test)
+
+
 def test_a_job_that_is_deleted_at_once_has_an_end_all_the_same(tmp_path: Path) -> None:
     async def test(yard: Yard) -> None:
         task = await yard.begin("p1")
@@ -270,8 +285,9 @@ def test_a_job_that_is_deleted_at_once_has_an_end_all_the_same(tmp_path: Path) -
         record = await yard.service.look_up(str(task.job))
         assert record is not None
         await yard.service.delete(record)
+        await wait_until_async(lambda: task.job in yard.tasks._again)
         go_on.set()
-        await wait_until_async(lambda: not task.live)
+        await wait_until_async(lambda: not task.live and task.job not in yard.tasks._telling)
         codes = await yard.codes()
         assert codes[:2] == [100001, 100002] and len(codes) == 3
 

@@ -32,7 +32,7 @@ def say(made: Member, operation: str, project: str = "", user: str = "u") -> str
 
 
 def until(made: Member, project: str, state: str) -> None:
-    wait_until(lambda: say(made, "status_request", project) == state, 30, f"{project} being {state}")
+    wait_until(lambda: say(made, "status_request", project) == state, 60, f"{project} being {state}")
 
 
 def test_a_task_knows_its_project_and_tells_of_its_progress(manager: FakeManager, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_reports_wait_for_a_manager_that_is_away_and_keep_their_order(manager: F
         away.answers.extend([Said(b"", 503), Said(b"<html>", 502, "text/html"), OK])
         with away:
             # The first one is taken, and not written down by the test's manager.
-            wait_until(lambda: len(away.reports) == 5, 30, f"five reports in {away.reports}")
+            wait_until(lambda: len(away.reports) == 5, 60, f"five reports in {away.reports}")
     assert away.reports == [
         *[("bms", "1", word) for word in ("running", "success")],
         *[("bms", "2", word) for word in ("started", "running", "success")],
@@ -156,7 +156,7 @@ def test_unsent_reports_and_lost_tasks_outlive_the_member(tmp_path: Path) -> Non
     with FakeManager() as manager, build(manager.url) as second:
         assert say(second, "status_request", "short") == "completed"
         assert say(second, "status_request", "long") == "failed"
-        wait_until(lambda: len(manager.reports) == 2, 30, f"two reports in {manager.reports}")
+        wait_until(lambda: len(manager.reports) == 2, 60, f"two reports in {manager.reports}")
         assert manager.reports == [("bms", "short", "success"), ("bms", "long", "failed")]
         assert say(second, "start", "short") == "starting"
         manager.until("short", "success", "success")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_a_store_opened_again_holds_what_was_committed(where: Path | str, jobs: 
         assert [store.job(record.id) for record in records] == records
         assert store.last_seq() == 2
         assert store.last_job_id() == records[1].id
+
+
+def test_counts_do_not_wait_for_the_disk(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        found: list[int] = []
+        with store._mutex:
+            asker = threading.Thread(target=lambda: found.append(sum(store.counts().values())), daemon=True)
+            asker.start()
+            asker.join(60)
+        assert found == [0]
 
 
 def test_a_change_of_a_job_leaves_its_specification(store: Store, jobs: Jobs) -> None:

@@ -120,6 +120,12 @@ def test_pages_together_are_what_the_filter_means(store: Store, wanted: Filter, 
     assert seen == expected
 
 
+@pytest.mark.parametrize("asked", [{"q": "\0"}, {"name": "a\0"}, {"owner": "\0b"}, {"labels": {"x": "\0"}}])
+def test_nothing_is_called_by_nul(store: Store, asked: dict[str, Any]) -> None:
+    assert store.list_jobs(Filter(**asked)) == ([], None)
+    assert store.find_by_name("\0") is None
+
+
 def test_one_call_gives_a_full_page_where_few_jobs_must_be_looked_at(store: Store) -> None:
     page = store.list_jobs(Filter(owner="ann", states=frozenset({State.PENDING, State.FAILED}), q="train", limit=3))
     assert len(page.jobs) == 3

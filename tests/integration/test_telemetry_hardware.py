@@ -52,7 +52,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield processes
     for process in processes:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(60)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()

@@ -52,17 +52,17 @@ class Worker:
         return next((r for r in self.reports if isinstance(r, kind) and r.run == launch.run), None)
 
     async def started(self, launch: wire.Launch) -> wire.Started:
-        return await wait_until_async(lambda: self.find(launch, wire.Started), 30, f"start of {launch.argv}")
+        return await wait_until_async(lambda: self.find(launch, wire.Started), 60, f"start of {launch.argv}")
 
     async def exited(self, launch: wire.Launch) -> wire.Exited:
-        return await wait_until_async(lambda: self.find(launch, wire.Exited), 30, f"end of {launch.argv}")
+        return await wait_until_async(lambda: self.find(launch, wire.Exited), 60, f"end of {launch.argv}")
 
     async def says(self, launch: wire.Launch, text: str) -> None:
         def said() -> bool:
             path = Path(launch.stdout)
             return path.exists() and text in path.read_text()
 
-        await wait_until_async(said, 30, f"{text!r} in the output of {launch.argv}")
+        await wait_until_async(said, 60, f"{text!r} in the output of {launch.argv}")
 
     def out(self, launch: wire.Launch) -> str:
         return Path(launch.stdout).read_text()
@@ -196,6 +196,13 @@ def test_how_it_ends_is_told(worker: Worker) -> None:
             await asyncio.Event().wait()
         async def says_why():
             sys.exit("out of paint")
+        async def names_a_strange_file():
+            raise ValueError("no \\udcff.txt")
+        async def is_silent():
+            class Silent:
+                def __str__(self):
+                    raise KeyError("no text")
+            sys.exit(Silent())
         async def leaves_children():
             async def child():
                 try:
@@ -216,6 +223,8 @@ def test_how_it_ends_is_told(worker: Worker) -> None:
         "exits": (7, None),
         "exits_in_a_child": (5, None),
         "says_why": (1, "out of paint"),
+        "names_a_strange_file": (1, r"ValueError: no \udcff.txt"),
+        "is_silent": (1, "how it ended can't be told: KeyError"),
         "leaves_children": (0, None),
         "cancels_itself": (1, "CancelledError: it was cancelled by its own code, not by a stop"),
         "plain": (1, "ValueError: no such shape"),
@@ -244,6 +253,7 @@ def test_how_it_ends_is_told(worker: Worker) -> None:
         ("no.such:thing", "there is no module 'no'"),
         ("here.thing:main", "is a module, not a package"),
         ("broken.py", "line 2: SyntaxError"),
+        ("pipe.py", "is no regular file"),
         ("/bin/true", "is no Python target"),
         ("here.py:not a name", "is no name of a function"),
     ],
@@ -251,6 +261,7 @@ def test_how_it_ends_is_told(worker: Worker) -> None:
 def test_what_is_missing_is_said_where(worker: Worker, target: str, reason: str) -> None:
     worker.write("here.py", "async def main():\n    pass\n")
     worker.write("broken.py", "async def main():\n    retrun 1 2\n")
+    os.mkfifo(worker.code / "pipe.py")
 
     async def test() -> None:
         ended = await worker.exited(worker.launch(target))
@@ -286,12 +297,12 @@ def test_a_stop_is_announced_then_cancels(worker: Worker) -> None:
     async def test() -> None:
         for options in ({}, {"nice": 1}):
             launches = [
-                worker.launch(f"polite.py:{name}", grace=1.0, **options)
+                worker.launch(f"polite.py:{name}", grace=3.0, **options)
                 for name in ("finishes", "cleans_up", "looks_but_goes_on")
             ]
             for launch in launches:
                 await worker.says(launch, "up")
-                worker.executor.stop(wire.Stop(launch.run, signal.SIGTERM, 1.0))
+                worker.executor.stop(wire.Stop(launch.run, signal.SIGTERM, 3.0))
             ends = [await worker.exited(launch) for launch in launches]
             assert [(end.exit_code, end.signal) for end in ends] == [(0, None), (None, 15), (None, 15)]
             assert worker.out(launches[0]) == "up\nfinished\n" and worker.out(launches[1]) == "up\ncleaned up\n"
@@ -318,7 +329,7 @@ def test_who_blocks_the_loop_is_ended_and_named(worker: Worker) -> None:
         blocker = worker.launch("blocks.py")
         await worker.says(blocker, "up")
         host = (await worker.started(blocker)).pid
-        worker.executor.stop(wire.Stop(blocker.run, signal.SIGTERM, 1.0))
+        worker.executor.stop(wire.Stop(blocker.run, signal.SIGTERM, 3.0))
         ended, lost = await worker.exited(blocker), await worker.exited(innocent)
         assert (ended.exit_code, ended.signal) == (None, signal.SIGKILL)
         assert "it blocked the event loop at" in (ended.reason or "") and "blocks.py" in (ended.reason or "")
@@ -350,7 +361,7 @@ def test_the_time_limit_of_a_coroutine_that_ignores_its_cancellation(worker: Wor
     )
 
     async def test() -> None:
-        launch = worker.launch("stubborn.py", time_limit=0.3, grace=0.6)
+        launch = worker.launch("stubborn.py", time_limit=0.3, grace=2.0)
         ended = await worker.exited(launch)
         assert ended.timed_out and ended.signal == signal.SIGKILL
         assert "the time limit of 0.3 s" in (ended.reason or "")
@@ -459,7 +470,7 @@ def test_no_process_until_it_is_needed_and_none_after(worker: Worker) -> None:
             launch = worker.launch("ok.py")
             assert (await worker.exited(launch)).exit_code == 0
             worker.executor.ack(worker.reports[-1].seq)
-            await wait_until_async(lambda: worker.executor.asleep, 30, "the end of the idle worker")
+            await wait_until_async(lambda: worker.executor.asleep, 60, "the end of the idle worker")
         assert len(worker.synced) == 1 and worker.down == []
 
     run(worker, test)

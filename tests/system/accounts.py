@@ -51,8 +51,8 @@ class Crowd:
 
 
 def bearer(server: Server, token: str) -> httpx2.Client:
-    return httpx2.Client(base_url=server.url, timeout=30, headers={"Authorization": f"Bearer {token}"})
+    return httpx2.Client(base_url=server.url, timeout=60, headers={"Authorization": f"Bearer {token}"})
 
 
 def basic(server: Server, name: str, password: str) -> httpx2.Client:
-    return httpx2.Client(base_url=server.url, timeout=30, auth=(name, password))
+    return httpx2.Client(base_url=server.url, timeout=60, auth=(name, password))

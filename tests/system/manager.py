@@ -36,7 +36,7 @@ class FakeManager:
         return [word for _, of, word in list(self.reports) if of == project]
 
     def until(self, project: str, *words: str) -> None:
-        wait_until(lambda: self.words(project) == list(words), 30, f"{words} of {project} in {self.reports}")
+        wait_until(lambda: self.words(project) == list(words), 60, f"{words} of {project} in {self.reports}")
 
     def __enter__(self) -> FakeManager:
         manager = self

@@ -27,7 +27,7 @@ def call(url: str, target: str, **headers: str) -> tuple[int, str]:
     """HTTP status and body of a GET."""
     request = urllib.request.Request(url + target, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         return error.code, error.read().decode()
@@ -66,7 +66,7 @@ class Rig:
 
     def until(self, project: str, *states: str) -> str:
         return wait_until(
-            lambda: said if (said := self.say("status_request", project)) in states else "", 30, f"{project} {states}"
+            lambda: said if (said := self.say("status_request", project)) in states else "", 60, f"{project} {states}"
         )
 
 

@@ -81,7 +81,7 @@ class FakeMember:
 
     def until_called(self, operation: str, project: str, times: int = 1) -> None:
         """Waits until it was called so often."""
-        wait_until(lambda: self.count(operation, project) >= times, 20, f"{times} calls of {operation}")
+        wait_until(lambda: self.count(operation, project) >= times, 60, f"{times} calls of {operation}")
 
     def finish(self, state: str = "completed") -> None:
         """All its tasks are over."""
@@ -194,7 +194,7 @@ def report(manager: str, container: str, user: str, project: str, status: str, *
     query = f"container_id={quote(container)}&user_id={quote(user)}&project_id={quote(project)}&status={quote(status)}"
     target = f"/status_report?{query}" if form == "path" else f"/?status_report&{query}&"
     headers = {"Host": "0.0.0.0:8085", "Origin": "http://0.0.0.0:8888", "Content-Type": "text/plain"}
-    with urllib.request.urlopen(urllib.request.Request(manager + target, headers=headers), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(manager + target, headers=headers), timeout=60) as answer:
         status_code: int = answer.status
         return status_code
 

@@ -44,7 +44,7 @@ class Door:
         """To be called again after each start of the server."""
         self.port = self.server.door_port("meproc")
         self.url = f"http://{LOOPBACK}:{self.port}"
-        self.http = httpx2.Client(base_url=self.url, timeout=30)
+        self.http = httpx2.Client(base_url=self.url, timeout=60)
 
     def close(self) -> None:
         self.http.close()
@@ -100,7 +100,7 @@ class Door:
 
     # Waiting ------------------------------------------------------------------------------------------------------
 
-    def until(self, name: str, good: Callable[[Json], object], timeout: float = 30, what: str = "") -> Json:
+    def until(self, name: str, good: Callable[[Json], object], timeout: float = 60, what: str = "") -> Json:
         """The task's record once it is good."""
         return ask_until(lambda: self.task(name), good, timeout, f"{what or 'a good record'} of task {name}")
 
@@ -108,7 +108,7 @@ class Door:
         """The pids of so many processes of the task, none of which is among `but`."""
         old = set(but or ())
         return ask_until(
-            lambda: self.pids(name), lambda pids: len(pids) == count and not old & {*pids}, 30, f"{count} of {name} up"
+            lambda: self.pids(name), lambda pids: len(pids) == count and not old & {*pids}, 60, f"{count} of {name} up"
         )
 
     def until_ended(self, name: str) -> Json:
@@ -118,19 +118,19 @@ class Door:
     def until_written(self, name: str, text: bytes, replica: int = 0) -> bytes:
         """The replica's output once `text` is in it."""
         alias = f"{name}:{replica}"
-        return ask_until(lambda: self.output(name)[alias], lambda out: text in out, 30, f"{text!r} from {alias}")
+        return ask_until(lambda: self.output(name)[alias], lambda out: text in out, 60, f"{text!r} from {alias}")
 
     def clear(self) -> None:
         """Deletes all tasks, and waits for the end of their processes."""
         for name in self.get()["tasks"]:
             self.delete(name)
-        ask_until(lambda: self.get()["running"], lambda running: not running, 30, "the end of all processes")
+        ask_until(lambda: self.get()["running"], lambda running: not running, 60, "the end of all processes")
 
 
 @contextmanager
 def meproc(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Door]:
     """A server whose Meproc door listens on any free port, with a short grace for what does not want to end."""
-    settings = {"RUNYARD_DOORS__MEPROC__PORT": "0", "RUNYARD_DOORS__MEPROC__STOP_GRACE": "0.5"}
+    settings = {"RUNYARD_DOORS__MEPROC__PORT": "0", "RUNYARD_DOORS__MEPROC__STOP_GRACE": "4"}
     server = Server(folder, *arguments, env=settings | dict(env or {}))
     try:
         door = Door(server.start())
@@ -145,7 +145,7 @@ def meproc(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) 
 def shell(line: str) -> Answer:
     """A command line with curl, as somebody types it; the status and content type are asked for in addition."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f"{line} -sS -w '{STATUS}'"], capture_output=True, timeout=30, env={"PATH": "/usr/bin:/bin"}
+        ["/bin/sh", "-c", f"{line} -sS -w '{STATUS}'"], capture_output=True, timeout=60, env={"PATH": "/usr/bin:/bin"}
     )
     assert done.returncode == 0, done.stderr
     body, _, last = done.stdout.rpartition(b"\n")

@@ -111,7 +111,7 @@ class Door:
 
     def until(self, id: str, status: str) -> Json:
         """The job once it has that status."""
-        body: Json = ask_until(lambda: self.get(id).json(), lambda body: body.get("job_status") == status, 30, status)
+        body: Json = ask_until(lambda: self.get(id).json(), lambda body: body.get("job_status") == status, 60, status)
         return body
 
     def list(self) -> dict[str, Json]:

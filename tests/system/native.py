@@ -31,7 +31,7 @@ def show(http: httpx2.Client, ref: str) -> Json:
     return found
 
 
-def ended(http: httpx2.Client, ref: str, timeout: float = 20) -> Json:
+def ended(http: httpx2.Client, ref: str, timeout: float = 60) -> Json:
     found: Json = http.get(f"{JOBS}/{ref}/wait", params={"timeout": timeout}).json()
     assert found["ended_at"], found
     return found

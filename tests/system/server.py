@@ -15,6 +15,7 @@ import httpx2
 from runyard.agent import process
 from runyard.client import Client
 from runyard.model.job import JobDoc
+from tests.agents import alive as alive
 from tests.helpers import deadline, wait_until
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Server:
         code = self.end() if self._process is not None else 0
         stopped = self.run("agent", "stop", "--kill", "--data-dir", str(self.data))
         assert stopped.returncode == 0, stopped.stderr
-        wait_until(lambda: not self.processes(), 30, f"the end of {self.processes()}")
+        wait_until(lambda: not self.processes(), 60, f"the end of {self.processes()}")
         assert code == 0
         assert "Traceback" not in self.log.read_text(), self.log.read_text()[-4000:]
 
@@ -117,13 +118,14 @@ class Server:
     # Talking to it ------------------------------------------------------------------------------------------------
 
     def client(self, **options: Any) -> Client:
-        return Client(self.url, **options)
+        """One that is patient while the server is started anew."""
+        return Client(self.url, **{"retry_for": 120, **options})
 
     def http(self) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=30)
+        return httpx2.Client(base_url=self.url, timeout=60)
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
-        return httpx2.get(self.url + path, timeout=30, **options)
+        return httpx2.get(self.url + path, timeout=60, **options)
 
     def command(self, *arguments: str) -> list[str]:
         return ["runyard", "--url", self.url, *arguments] if self.port else ["runyard", *arguments]
@@ -144,12 +146,12 @@ class Server:
         }
         return subprocess.Popen(self.command(*arguments), env=clean_env(**self._env), **(chosen | options))
 
-    def until(self, client: Client, ref: str, state: str, timeout: float = 30) -> JobDoc:
+    def until(self, client: Client, ref: str, state: str, timeout: float = 60) -> JobDoc:
         """The job once it is in that state."""
         return ask_until(lambda: client.job(ref), lambda job: job.state == state, timeout, f"job {ref} being {state}")
 
 
-def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float = 30, what: str | None = None) -> T:
+def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float = 60, what: str | None = None) -> T:
     """The first answer that is good."""
     for _ in deadline(timeout, what or f"a good answer of {ask!r}"):
         if good(answer := ask()):
@@ -157,7 +159,7 @@ def ask_until(ask: Callable[[], T], good: Callable[[T], object], timeout: float 
     raise AssertionError("deadline() ended without failing")
 
 
-def read_until(stream: Any, text: str, timeout: float = 30) -> str:
+def read_until(stream: Any, text: str, timeout: float = 60) -> str:
     """Lines of a process's output up to and with one that has `text` in it. The caller's process must write one."""
     seen: list[str] = []
     for _ in deadline(timeout, f"{text!r} in {seen}"):
@@ -167,8 +169,3 @@ def read_until(stream: Any, text: str, timeout: float = 30) -> str:
             return "".join(seen)
         assert line, f"the output ended without {text!r}: {seen}"
     raise AssertionError
-
-
-def alive(pid: int) -> bool:
-    found = process.read(pid)
-    return found is not None and found.alive

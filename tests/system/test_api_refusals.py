@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def ended(client: Client) -> JobDoc:
-    return client.wait(client.submit(command=["true"], name="ended").id, 20)
+    return client.wait(client.submit(command=["true"], name="ended").id, 60)
 
 
 @pytest.fixture(scope="module")
@@ -285,11 +287,12 @@ def test_a_body_past_the_limit(http: httpx2.Client, live: JobDoc, path: str, chu
     assert newest(http) == before and http.get(f"{JOBS}/live").json()["version"] == live.version
 
 
-def test_a_body_that_never_ends_is_cut_off(server: Server, http: httpx2.Client) -> None:
-    head = f"POST {JOBS} HTTP/1.1\r\nHost: {LOOPBACK}:{server.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+@pytest.mark.parametrize("request_line", [f"POST {JOBS}", "GET /k12ai/private/pushmsg?key=q"])
+def test_a_body_that_never_ends_is_cut_off(server: Server, http: httpx2.Client, request_line: str) -> None:
+    head = f"{request_line} HTTP/1.1\r\nHost: {LOOPBACK}:{server.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"%x\r\n%s\r\n" % (1 << 20, b" " * (1 << 20))
     sent = 0
-    with socket.create_connection((LOOPBACK, server.port), 20) as raw:
+    with socket.create_connection((LOOPBACK, server.port), 60) as raw:
         raw.sendall(head.encode())
         try:
             while sent < 200:
@@ -303,12 +306,45 @@ def test_a_body_that_never_ends_is_cut_off(server: Server, http: httpx2.Client) 
 
 def test_what_is_no_http_harms_nobody(server: Server, http: httpx2.Client) -> None:
     for garbage in (b"\0\1\2\3\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET  \r\n\r\n", b"\x16\x03\x01" + b"A" * 500):
-        with socket.create_connection((LOOPBACK, server.port), 20) as raw:
+        with socket.create_connection((LOOPBACK, server.port), 60) as raw:
             raw.sendall(garbage)
             raw.shutdown(socket.SHUT_WR)
             while raw.recv(65_536):
                 pass
     assert http.get("/readyz").status_code == 200
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_not_worth_a_line_in_the_log(server: Server, http: httpx2.Client) -> None:
+    before = server.log.stat().st_size
+    for path in (JOBS, "/v1/jobs/submit", "/proc", "/v1/modelbox/job", "/status_report", "/k12ai/framework/train"):
+        with socket.create_connection((LOOPBACK, server.port), 60) as raw:
+            raw.sendall(f"POST {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nContent-Length: 9\r\n\r\n{{".encode())
+            raw.shutdown(socket.SHUT_WR)
+            while raw.recv(65_536):
+                pass
+    assert http.get("/readyz").status_code == 200
+    assert server.log.stat().st_size == before, server.log.read_text()[-2000:]
+
+
+def test_many_idle_connections_keep_nobody_out(tmp_path: Path) -> None:
+    """The server takes more files than it was started with; programs keep that limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    server = Server(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            server.start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with ExitStack() as idle:
+            for _ in range(400):
+                idle.enter_context(socket.create_connection((LOOPBACK, server.port), 60))
+            assert server.get("/livez").status_code == 200
+        with server.client() as client:
+            job = client.wait(client.submit(command=["sh", "-c", "ulimit -n"]).id, 60)
+            assert b"".join(client.logs(job.id)) == b"256\n"
+    finally:
+        server.close()
 
 
 # What only shows when the job is started --------------------------------------------------------------------------
@@ -328,7 +364,7 @@ def test_what_is_no_http_harms_nobody(server: Server, http: httpx2.Client) -> No
     ],
 )
 def test_a_job_that_cannot_be_started_fails_and_says_why(client: Client, spec: Json, says: str) -> None:
-    job = client.wait(client.submit(spec).id, 20)
+    job = client.wait(client.submit(spec).id, 60)
     assert job.state == "failed" and job.exit_code is None and job.signal is None
     assert job.reason is not None and says in job.reason
     assert job.reason in client.why(job.id).summary

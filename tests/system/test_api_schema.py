@@ -88,4 +88,4 @@ def test_answers_conform_to_the_description(case: Case, server: Server, known: s
     if isinstance(case.body, dict):
         # Whatever it is, it must not run.
         case.body |= {"hold": True} if case.path.endswith("/jobs") else {}
-    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=30)
+    case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)

@@ -101,7 +101,7 @@ def test_why_backoff(http: httpx2.Client) -> None:
     job = submit(
         http, command=["false"], lifecycle="service", restart={"policy": "always", "delay": "1h", "max_delay": "1h"}
     )
-    wait_until(lambda: show(http, job["id"])["reason"] == "backoff", 20, "the back-off")
+    wait_until(lambda: show(http, job["id"])["reason"] == "backoff", 60, "the back-off")
     found = why(http, job["id"])
     assert found["state"] == "pending" and "exit code 1" in found["summary"] and found["expected_start"]
     act(http, job["id"], "cancel")
@@ -110,5 +110,5 @@ def test_why_backoff(http: httpx2.Client) -> None:
 def test_why_running(http: httpx2.Client) -> None:
     job = submit(http, command=["sleep", "1000"], replicas=2)
     state_of(http, job["id"], "running")
-    wait_until(lambda: "2 of 2 replicas are running" in why(http, job["id"])["summary"], 20)
+    wait_until(lambda: "2 of 2 replicas are running" in why(http, job["id"])["summary"], 60)
     act(http, job["id"], "cancel")

@@ -403,7 +403,7 @@ def test_streams_end_when_their_token_is_revoked(server: Server, accounts: Accou
                 assert stream.status_code == 200
                 stream.read()
             with pytest.raises(ConnectionClosed):
-                socket.recv(timeout=30)
+                socket.recv(timeout=60)
             assert socket.close_code == 1012, "not 1000: the job goes on"
         assert client.get(own).status_code == 401
     accounts.set_disabled("emma", True, now)

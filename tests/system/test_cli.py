@@ -92,7 +92,7 @@ def test_a_file_of_jobs(server: Server, client: Client, tmp_path: Path, suffix: 
     file = tmp_path / f"jobs.{suffix}"
     file.write_text(text)
     ids = out(server, "submit", "-f", str(file)).split()
-    assert [job.name for job in client.wait_many(ids, 20)] and len(ids) == 5
+    assert [job.name for job in client.wait_many(ids, 60)] and len(ids) == 5
     assert [client.job(job).name for job in ids] == [spec["name"] for spec in specs]
 
 
@@ -141,7 +141,7 @@ def on_a_terminal(server: Server, *arguments: str, stdout: int | None = None, **
             if not part:
                 break
             seen += part
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         os.close(main)
         process.kill()
@@ -187,9 +187,9 @@ def test_ctrl_c_cancels_the_job_and_its_tree(server: Server, client: Client, num
         pids = [int(word) for word in read_until(process.stdout, " ").split()]
         assert all(map(alive, pids))
         process.send_signal(number)
-        assert process.wait(20) == code
-    assert client.wait(f"ctrl-{number}", 20).state == "cancelled"
-    wait_until(lambda: not any(map(alive, pids)), 30, "the end of the tree")
+        assert process.wait(60) == code
+    assert client.wait(f"ctrl-{number}", 60).state == "cancelled"
+    wait_until(lambda: not any(map(alive, pids)), 60, "the end of the tree")
 
 
 def test_run_goes_on_over_a_restart_of_the_server(serve: Callable[..., Server], tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_run_goes_on_over_a_restart_of_the_server(serve: Callable[..., Server], 
         fifo.write_text("between\n")
         server.start()
         assert process.stdout.read() == "between\nend\n"
-        assert process.wait(20) == 9
+        assert process.wait(60) == 9
 
 
 def test_a_reader_that_goes_away_ends_the_job(server: Server, client: Client) -> None:
@@ -217,7 +217,7 @@ def test_a_reader_that_goes_away_ends_the_job(server: Server, client: Client) ->
         timeout=60,
     )
     assert ended.stdout == "y\ny\n141\n" and ended.stderr == ""
-    assert client.wait("piped", 20).state == "cancelled"
+    assert client.wait("piped", 60).state == "cancelled"
 
 
 # Looking ----------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def shown(server: Server, client: Client) -> JobDoc:
     job = client.submit(
         script="for n in 1 2 3; do echo out $n; echo err $n >&2; done; exit 5", name="shown", labels={"see": "me"}
     )
-    return client.wait(job.id, 20)
+    return client.wait(job.id, 60)
 
 
 def test_ps_in_every_form(server: Server, client: Client, shown: JobDoc) -> None:
@@ -291,7 +291,7 @@ def test_logs_follow_a_running_job(server: Server, client: Client, tmp_path: Pat
             end.flush()
             assert process.stdout.readline() == line
         end.close()
-        assert process.wait(20) == 0 and process.stdout.read() == ""
+        assert process.wait(60) == 0 and process.stdout.read() == ""
 
 
 def test_why(server: Server, client: Client) -> None:
@@ -315,12 +315,12 @@ def test_events(server: Server, client: Client, shown: JobDoc) -> None:
         assert process.stdout is not None
         ids = [client.submit(command=["true"]).id for _ in range(3)]
         assert [json.loads(line)["job"] for line in process.stdout] == ids
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     with server.popen("events", "-f", "--after", after) as process:
         assert process.stdout is not None
         read_until(process.stdout, "job.failed")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
 
 
 def test_nodes_and_top(server: Server) -> None:
@@ -464,7 +464,7 @@ def test_agent_status_and_its_refusal_to_leave_runs(serve: Callable[..., Server]
         assert refused.returncode == 5 and "--kill" in refused.stderr
         assert client.job(job.id).state == "running"
         client.cancel(job.id)
-        client.wait(job.id, 20)
+        client.wait(job.id, 60)
     server.end()
     assert out(server, "agent", "stop", *folder) == "stopped\n"
     assert out(server, "agent", "stop", *folder) == "no agent was running\n"

@@ -27,7 +27,7 @@ def test_a_specification_in_every_form(client: Client) -> None:
         client.submit(JobSpec(command=["true"], lifecycle=Lifecycle.CRON, schedule=Schedule(cron="@daily"), hold=True)),
     ]
     assert jobs[0].spec == spec
-    assert [job.state for job in client.wait_many([job.id for job in jobs[:3]], 20)] == ["succeeded"] * 3
+    assert [job.state for job in client.wait_many([job.id for job in jobs[:3]], 60)] == ["succeeded"] * 3
     assert jobs[3].id in {schedule.job for schedule in client.schedules()}
     client.cancel(jobs[3].id)
 
@@ -38,7 +38,7 @@ def test_everything_that_can_be_asked(client: Client) -> None:
     results = client.submit_many(specs, chunk=10, on_progress=told.append)
     assert told == [10, 20, 26] and isinstance(results[-1], InvalidInput)
     ids = [job.id for job in results if isinstance(job, JobDoc)]
-    assert sorted(job.id for job in client.wait_many(ids, 30)) == sorted(ids)
+    assert sorted(job.id for job in client.wait_many(ids, 60)) == sorted(ids)
     assert [job.id for job in client.jobs(label={"many": "1"})] == ids[::-1]
     assert [job.id for job in client.jobs(label={"many": "1"}, limit=3)] == ids[:-4:-1]
     assert [run.exit_code for run in client.runs(ids[0])] == [0]
@@ -97,13 +97,13 @@ SYNC, ASYNC = "Client", "AsyncClient"
 
 def follow_logs(kind: str, url: str, job: str, take: Callable[[bytes], None]) -> None:
     if kind == SYNC:
-        with Client(url) as client:
+        with Client(url, retry_for=120) as client:
             for piece in client.logs(job, follow=True):
                 take(piece)
         return
 
     async def follow() -> None:
-        async with AsyncClient(url) as client:
+        async with AsyncClient(url, retry_for=120) as client:
             async for piece in client.logs(job, follow=True):
                 take(piece)
 
@@ -113,13 +113,13 @@ def follow_logs(kind: str, url: str, job: str, take: Callable[[bytes], None]) ->
 def follow_events(kind: str, url: str, after: int, take: Callable[[EventDoc], bool]) -> None:
     """Until `take` says that it is enough."""
     if kind == SYNC:
-        with Client(url) as client:
+        with Client(url, retry_for=120) as client:
             for event in client.events(follow=True, after=after):
                 if take(event):
                     return
 
     async def follow() -> None:
-        async with AsyncClient(url) as client:
+        async with AsyncClient(url, retry_for=120) as client:
             async for event in client.events(follow=True, after=after):
                 if take(event):
                     return
@@ -152,8 +152,8 @@ def test_followers_go_on_where_they_were(serve: Callable[..., Server], tmp_path:
             text = "".join(f"part {part} line {number}\n" for number in range(200))
             written += text
             write(text)
-            ask_until(lambda: len(seen), len(written).__eq__, 30, "what was written")
-            ask_until(lambda: events, lambda taken: taken and taken[-1].seq >= first, 30, "the events up to now")
+            ask_until(lambda: len(seen), len(written).__eq__, 60, "what was written")
+            ask_until(lambda: events, lambda taken: taken and taken[-1].seq >= first, 60, "the events up to now")
             if gently:
                 assert server.end() == 0
             else:
@@ -180,7 +180,7 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(serve: Callable[..., S
     def submit(number: int) -> list[str]:
         """One after the other, as fast as it goes, over all breaks."""
         ids = []
-        with server.client(retry_for=60) as client:
+        with server.client() as client:
             client.version()
             while not stop.is_set():
                 ids.append(client.submit(command=["true"], labels={"by": str(number)}).id)
@@ -190,7 +190,7 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(serve: Callable[..., S
         answered = [pool.submit(submit, number) for number in range(4)]
         for _ in range(3):
             before = latest(server)
-            ask_until(lambda: latest(server), before.__lt__, 30)
+            ask_until(lambda: latest(server), before.__lt__, 60)
             server.kill()
             server.start()
         stop.set()

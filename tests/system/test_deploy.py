@@ -43,8 +43,8 @@ def test_a_container_listens_to_others_only_with_accounts(tmp_path: Path) -> Non
                         tokens.add(found.group(1))
                     (token,) = tokens
                     url = f"http://127.0.0.1:{port}/api/v1/jobs"
-                    assert httpx2.get(url, timeout=30).status_code == 401
-                    assert httpx2.get(url, auth=("ann", token), timeout=30).status_code == 200
+                    assert httpx2.get(url, timeout=60).status_code == 401
+                    assert httpx2.get(url, auth=("ann", token), timeout=60).status_code == 200
                     healthy = subprocess.run(
                         [*command, "healthy"], env=env | {"RUNYARD_SERVER__PORT": port}, timeout=60, capture_output=True
                     )

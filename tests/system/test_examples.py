@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from runyard.client import Client
 from runyard.model.job import JobDoc
-from tests.helpers import wait_until
+from tests.helpers import free_port, wait_until
 from tests.system.server import LOOPBACK, Server, alive, ask_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,10 +25,7 @@ NAMES = {"digits", "health", "disk-usage"}
 @pytest.fixture(scope="module")
 def port() -> int:
     """A free port for the example service, whose own may be taken."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        number: int = probe.getsockname()[1]
-        return number
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +58,7 @@ def curves(server: Server) -> dict[str, int]:
 def health(port: int) -> int:
     """The pid that the service itself answers with; 0 while it does not answer."""
     try:
-        answer = httpx2.get(f"http://{LOOPBACK}:{port}/health", timeout=5)
+        answer = httpx2.get(f"http://{LOOPBACK}:{port}/health", timeout=60)
     except httpx2.TransportError:
         return 0
     assert answer.json()["status"] == "ok"
@@ -96,7 +92,7 @@ def test_the_examples_run_and_survive_their_server(server: Server, client: Clien
 
     # The service stays up: killed, it comes back.
     os.kill(service, signal.SIGKILL)
-    wait_until(lambda: health(port) not in (0, service), 30, "the service's return")
+    wait_until(lambda: health(port) not in (0, service), 60, "the service's return")
     revived = client.job("health")
     assert (revived.restarts, revived.runs[0].attempt) == (1, 2) and process(revived) == health(port)
     assert [run.signal for run in client.runs("health")][-1] == "SIGKILL"
@@ -118,5 +114,5 @@ def test_the_examples_run_and_survive_their_server(server: Server, client: Clien
     server.start()
     assert client.job("digits") == done and health(port) == process(client.job("health"))
     client.cancel("health")
-    assert client.wait("health", 20).state == "cancelled"
-    wait_until(lambda: health(port) == 0, 30, "the end of the service")
+    assert client.wait("health", 60).state == "cancelled"
+    wait_until(lambda: health(port) == 0, 60, "the end of the service")

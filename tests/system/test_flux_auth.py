@@ -42,14 +42,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def root(server: Server) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=server.url, auth=(ROOT, PASSWORD), timeout=30) as client:
+    with httpx2.Client(base_url=server.url, auth=(ROOT, PASSWORD), timeout=60) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def ann(server: Server) -> Iterator[httpx2.Client]:
     """By a token from the password form."""
-    with httpx2.Client(base_url=server.url, timeout=30) as client:
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
         answer = client.post(FORM, data={"grant_type": "password", "username": ANN[0], "password": ANN[1]})
         assert answer.status_code == 200 and answer.json()["token_type"] == "Bearer" and answer.json()["expires_in"] > 0
         client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
@@ -58,7 +58,7 @@ def ann(server: Server) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="module")
 def nobody(server: Server) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=server.url, timeout=30) as client:
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -224,7 +224,7 @@ def test_only_an_admin_stops_the_service(ann: httpx2.Client, root: httpx2.Client
 
 def test_a_viewer_sees_everything_and_changes_nothing(server: Server, root: httpx2.Client) -> None:
     job = submit(root, "sleep 1000")
-    with httpx2.Client(base_url=server.url, auth=("looker", ANN[1]), timeout=30) as looker:
+    with httpx2.Client(base_url=server.url, auth=("looker", ANN[1]), timeout=60) as looker:
         assert looker.get(f"/v1/jobs/{job}").json()["user"] == ROOT
         assert looker.post(f"/v1/jobs/{job}/cancel").status_code == 403
         assert looker.post("/v1/jobs/submit", params={"command": "true"}).status_code == 403
@@ -233,7 +233,7 @@ def test_a_viewer_sees_everything_and_changes_nothing(server: Server, root: http
 
 
 def test_a_disabled_account_is_told_so(server: Server) -> None:
-    answer = httpx2.get(f"{server.url}/v1/jobs", auth=("gone", ANN[1]), timeout=30)
+    answer = httpx2.get(f"{server.url}/v1/jobs", auth=("gone", ANN[1]), timeout=60)
     assert (answer.status_code, answer.json()["detail"]) == (403, "Inactive user")
 
 

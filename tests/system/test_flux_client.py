@@ -130,14 +130,14 @@ def test_the_service_stops_with_its_jobs_or_without(serve: Callable[..., Server]
         assert job.runs[0].pid == kept
     ended = [kept, start()]
     stop()
-    wait_until(lambda: not any(map(alive, ended)), 20, "the end of the jobs")
+    wait_until(lambda: not any(map(alive, ended)), 60, "the end of the jobs")
 
 
 def test_a_port_of_its_own_strict_folders_and_streams_that_end_with_the_service(serve: Callable[..., Server]) -> None:
     server = serve(
         RUNYARD_DOORS__FLUX__PORT="0", RUNYARD_DOORS__FLUX__STRICT="true", FLUX_OPTION_FLAGS="-ompi=none -ok=v"
     )
-    with httpx2.Client(base_url=f"http://{LOOPBACK}:{server.door_port('flux')}", timeout=30) as http:
+    with httpx2.Client(base_url=f"http://{LOOPBACK}:{server.door_port('flux')}", timeout=60) as http:
         lost = submit(http, "true", workdir="/nowhere/at/all", option_flags="k=mine")
         record = done(http, lost)
         assert record["result"] == "FAILED" and "/nowhere/at/all" in record["reason"]

@@ -388,7 +388,7 @@ def test_a_job_has_a_folder_for_temporary_files_that_is_gone_after_it(http: http
     job = http.post("/v1/jobs/submit", json={"command": ["sh", "-c", script], "num_tasks": tasks}).json()["id"]
     assert done(http, job)["result"] == "COMPLETED"
     (folder,) = set(text_of(http, job).split())
-    wait_until(lambda: not Path(folder).exists(), 30, "the end of the folder")
+    wait_until(lambda: not Path(folder).exists(), 60, "the end of the folder")
 
 
 def test_a_launcher_is_started_once_for_one_key(http: httpx2.Client, tmp_path: Path) -> None:

@@ -32,14 +32,14 @@ def test_an_event_that_the_server_could_not_deliver_comes_after_kill_9(
         receiver.answers = [200, "hang"]
         with server.client() as client:
             done = client.submit(command=["true"], name="done", hold=True)
-            wait_until(lambda: len(receiver.received) == 1, 30)
+            wait_until(lambda: len(receiver.received) == 1, 60)
             lost = client.submit(command=["true"], name="lost", hold=True)
-            wait_until(lambda: len(receiver.received) == 2, 30)
+            wait_until(lambda: len(receiver.received) == 2, 60)
             unseen = client.submit(command=["true"], name="unseen", hold=True)
             server.kill()
             receiver.received.clear()
             server.start()
-            wait_until(lambda: "unseen" in [delivery.what[1] for delivery in receiver.received], 30)
+            wait_until(lambda: "unseen" in [delivery.what[1] for delivery in receiver.received], 60)
             # At least once: the one that was delivered may come again, if its cursor was not written yet.
             found = [delivery for delivery in receiver.received if delivery.json["job"]["id"] != done.id]
             assert [delivery.json["job"]["id"] for delivery in found] == [lost.id, unseen.id]
@@ -66,7 +66,7 @@ def test_a_run_is_told_with_its_exit_and_a_receiver_that_fails_once_gets_it_agai
         receiver.answers = [500]
         with server.client() as client:
             job = client.submit(script="exit 3", name="three")
-            wait_until(lambda: len(receiver.received) == 3, 30, "both events, one of them twice")
+            wait_until(lambda: len(receiver.received) == 3, 60, "both events, one of them twice")
         assert [found.what[0] for found in receiver.received] == ["run.started", "run.started", "run.exited"]
         last = receiver.received[-1].json
         assert last["event"]["data"]["exit_code"] == last["run"]["exit_code"] == last["job"]["exit_code"] == 3
@@ -76,5 +76,5 @@ def test_a_run_is_told_with_its_exit_and_a_receiver_that_fails_once_gets_it_agai
             'runyard_hook_deliveries_total{hook="web",outcome="retried"} 1.0',
             'runyard_hook_deliveries_total{hook="program",outcome="delivered"} 1.0',
         ]
-        wait_until(lambda: all(figure in server.get("/metrics").text for figure in figures), 30)
+        wait_until(lambda: all(figure in server.get("/metrics").text for figure in figures), 60)
         assert job.id in (tmp_path / "told").read_text()

@@ -255,9 +255,9 @@ def test_a_websocket(door: Door, server: Server) -> None:
     push(door, f"{app}.error", b'{"n": 0}')
     address = f"ws://127.0.0.1:{server.port}/k12ai/ws?appId={app}&after=0"
     with connect(address) as socket:
-        assert json.loads(socket.recv(30)) == {"n": 0}
+        assert json.loads(socket.recv(60)) == {"n": 0}
         push(door, f"{app}.error", b'{"n": 1}')
-        assert json.loads(socket.recv(30)) == {"n": 1}
+        assert json.loads(socket.recv(60)) == {"n": 1}
     assert door.pop(f"{app}.error") == [{"n": 0}, {"n": 1}]
 
 

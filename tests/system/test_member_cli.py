@@ -36,7 +36,7 @@ def options(manager: FakeManager, folder: Path, port: int = 0) -> list[str]:
 def pids(folder: Path, project: str) -> list[int]:
     """The two processes of a stubborn program, once they are there."""
     file = folder / "common" / USER / project / "pids"
-    wait_until(lambda: file.exists() and len(file.read_text().split("\n")) == 3, 30, f"two processes in {file}")
+    wait_until(lambda: file.exists() and len(file.read_text().split("\n")) == 3, 60, f"two processes in {file}")
     return [int(line) for line in file.read_text().split()]
 
 
@@ -49,7 +49,7 @@ def test_a_stop_reaches_everything_that_the_program_has_started(manager: FakeMan
         assert rig.say("stop", "deaf") == "finished"
         manager.until("deaf", "started", "running", "stopped")
         assert rig.until("deaf", "stopped")
-        wait_until(lambda: not any(map(alive, tree)), 30, f"the end of {tree}")
+        wait_until(lambda: not any(map(alive, tree)), 60, f"the end of {tree}")
         # The member itself is told to end: so are its tasks, and the manager hears of it.
         assert rig.say("start", "again") == "starting"
         tree = pids(tmp_path, "again")

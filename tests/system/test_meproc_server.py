@@ -107,7 +107,7 @@ def test_a_chatty_process_is_bounded_on_disk_and_readable_from_its_first_kept_by
             return int(door.server.get(f"{logs}?limit=0").headers["X-Log-Size"])
 
         wait_until(lambda: size() > 8 * MIB, 60, "8 MiB of output")
-        wait_until(lambda: on_disk(door, job) < size() / 2, 30, "a first trim")
+        wait_until(lambda: on_disk(door, job) < size() / 2, 60, "a first trim")
         for _ in range(20):
             answer = door.server.get(logs)
             offset = int(answer.headers["X-Log-Offset"])
@@ -122,10 +122,10 @@ def test_a_chatty_process_is_bounded_on_disk_and_readable_from_its_first_kept_by
         first = int(ranged.headers["Content-Range"].split()[1].partition("-")[0])
         assert first > 0 and ranged.headers["X-Log-Offset"] == str(first)
         gate.touch()
-        client.wait(job, 30)
+        client.wait(job, 60)
         last = size() // 16 - 1
         # With the end of the run comes a last trim.
-        ask_until(lambda: on_disk(door, job), lambda taken: taken <= MIB + 8192, 30, "the bound")
+        ask_until(lambda: on_disk(door, job), lambda taken: taken <= MIB + 8192, 60, "the bound")
         answer = door.server.get(logs)
         start = int(answer.headers["X-Log-Offset"])
         assert MIB <= len(answer.content) <= MIB + 8192 and start + len(answer.content) == (last + 1) * 16
@@ -168,7 +168,7 @@ def test_a_run_that_is_over_between_two_looks_is_bounded_too(door: Door) -> None
     door.start("t", "head -c 9000000 /dev/zero | tr '\\0' x")
     door.until_ended("t")
     job = door.server.get("/api/v1/jobs/t").json()["id"]
-    wait_until(lambda: on_disk(door, job) <= MIB + 8192, 20, "the bound")
+    wait_until(lambda: on_disk(door, job) <= MIB + 8192, 60, "the bound")
     assert door.server.get(f"/api/v1/jobs/{job}/logs?limit=0").headers["X-Log-Size"] == "9000000"
 
 
@@ -194,7 +194,7 @@ def test_everything_survives_a_kill_of_the_server(tmp_path: Path) -> None:
 
         door.restart_server()
         # The agent tells what is up once it is in contact.
-        after = ask_until(door.get, lambda data: len(data["running"]) == 3, 20, "the adoption of all processes")
+        after = ask_until(door.get, lambda data: len(data["running"]) == 3, 60, "the adoption of all processes")
         assert after["tasks"] == before["tasks"] and list(after["tasks"]) == list(before["tasks"])
         assert sorted(map(str, after["running"])) == sorted(map(str, before["running"]))
         assert (door.pids("once"), door.pids("daemon")) == (up, daemon)
@@ -206,7 +206,7 @@ def test_everything_survives_a_kill_of_the_server(tmp_path: Path) -> None:
         door.server.kill()
         gate.touch()
         os.kill(daemon[0], signal.SIGKILL)
-        wait_until(lambda: not any(map(alive, [*up, *daemon])), 30, "the end of the processes")
+        wait_until(lambda: not any(map(alive, [*up, *daemon])), 60, "the end of the processes")
         door.server.start()
         door.open()
         door.until_written("held", b"released")
@@ -242,7 +242,7 @@ def test_a_stop_goes_on_after_a_kill_of_the_server(tmp_path: Path) -> None:
         assert door.delete("t") == OK
         door.restart_server()
         assert "t" not in door.get()["tasks"]
-        wait_until(lambda: not alive(pid), 20, "the end of the process")
+        wait_until(lambda: not alive(pid), 60, "the end of the process")
         wait_until(lambda: not door.get()["running"])
 
 
@@ -258,7 +258,7 @@ def test_tasks_are_jobs_of_the_native_door(door: Door) -> None:
         assert job.spec.restart is not None and job.spec.restart.delay == 7
         assert [run.pid for run in job.runs] == door.pids("m")
         client.cancel("m")
-        client.wait(job.id, 20)
+        client.wait(job.id, 60)
     task = door.task("m")
     assert (task["running"], task["run_flag"]) == (0, False), "stopped by another door, but still registered here"
     assert door.post("m", "true") == EXISTS
@@ -284,7 +284,7 @@ def test_jobs_of_the_native_door_are_tasks_while_they_live(door: Door) -> None:
         door.start("waits", "echo went on", deps=["native"])
         assert door.task("waits")["run_flag"]
         assert door.delete("native") == OK
-        assert client.wait(job.id, 20).state == "cancelled"
+        assert client.wait(job.id, 60).state == "cancelled"
         door.until_written("waits", b"went on")
         assert "native" not in door.get()["tasks"] and door.delete("native") == NOT_EXISTS
         cron = client.submit(command=["true"], name="cron", lifecycle="cron", schedule={"cron": "@daily"})
@@ -298,7 +298,7 @@ def test_jobs_of_the_native_door_are_tasks_while_they_live(door: Door) -> None:
 def test_many_silent_and_rude_clients_disturb_nobody(door: Door) -> None:
     door.start("t", "sleep 600")
     (pid,) = door.until_up("t")
-    crowd = [socket.create_connection((LOOPBACK, door.port), 10) for _ in range(200)]
+    crowd = [socket.create_connection((LOOPBACK, door.port), 60) for _ in range(200)]
     for number, connection in enumerate(crowd[:100]):
         connection.sendall(os.urandom(50) if number % 2 else b"POST /proc HTTP/1.1\r\nContent-Length: 99\r\n\r\n{")
     for _ in range(20):
@@ -318,11 +318,11 @@ def test_two_hundred_short_tasks_and_five_hundred_replicas(door: Door) -> None:
     ask_until(
         lambda: door.get()["tasks"],
         lambda tasks: all(task["last_time"] and not task["running"] for name, task in tasks.items() if name != "many"),
-        30,
+        60,
         "the end of all",
     )
     assert door.delete("many") == OK
-    wait_until(lambda: not door.server.processes(), 30, "the end of all replicas")
+    wait_until(lambda: not door.server.processes(), 60, "the end of all replicas")
 
 
 # Scripts ----------------------------------------------------------------------------------------------------------

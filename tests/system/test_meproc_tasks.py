@@ -149,7 +149,7 @@ def test_what_was_brought_back_elsewhere_and_has_ended_again_is_shown_as_it_is(d
     next_second()
     with door.server.http() as http:
         http.post("/api/v1/jobs/t/restart").raise_for_status()
-        assert http.get("/api/v1/jobs/t/wait", params={"timeout": 20}).json()["state"] == "succeeded"
+        assert http.get("/api/v1/jobs/t/wait", params={"timeout": 60}).json()["state"] == "succeeded"
     # Nobody has asked this door meanwhile.
     assert door.task("t")["last_time"] > first["last_time"]
 
@@ -177,14 +177,14 @@ def test_a_stop_reaches_the_whole_tree(door: Door, tmp_path: Path, how: str) -> 
         paths = [tmp_path / name for name in ("leader", "child", "escaped")]
         return [int(text) for path in paths if path.exists() and (text := path.read_text().strip())]
 
-    wait_until(lambda: len(noted()) == 3, 30, "the whole tree")
+    wait_until(lambda: len(noted()) == 3, 60, "the whole tree")
     # Those three, the one below `setsid -f`, and what sleeps for a moment.
     wait_until(lambda: len(door.server.processes()) >= 4)
     before = [*door.server.processes(), *noted()]
     assert all(map(alive, noted()))
     if how == "delete":
         assert door.delete("t") == OK
-        wait_until(lambda: not door.server.processes(), 20, "the end of the tree")
+        wait_until(lambda: not door.server.processes(), 60, "the end of the tree")
     else:
         assert door.put("t") == OK
         door.until_up("t", but=[pid])
@@ -242,7 +242,7 @@ def test_a_daemon_is_launched_again_after_its_interval_and_its_times_stay(door: 
     times = tmp_path / "times"
     door.start("d", f"date +%s.%N >> {times}; exit 1", "daemon", interval=1)
     task = door.until("d", lambda task: task["last_time"])
-    wait_until(lambda: len(times.read_text().split()) >= 3, 20)
+    wait_until(lambda: len(times.read_text().split()) >= 3, 60)
     moments = [float(line) for line in times.read_text().split()]
     assert all(after - before >= 1.0 for before, after in pairwise(moments))
     again = door.task("d")
@@ -263,7 +263,7 @@ def test_a_daemons_first_start_is_immediate_and_any_end_is_followed_by_a_start(d
 def test_requests_in_the_pause_of_a_daemon(door: Door, tmp_path: Path, how: str) -> None:
     runs = tmp_path / "runs"
     door.start("d", f"echo run >> {runs}", "daemon", interval=600)
-    wait_until(lambda: runs.exists() and not door.pids("d"), 20)
+    wait_until(lambda: runs.exists() and not door.pids("d"), 60)
     assert state(door.until("d", lambda task: task["last_time"])) == (False, 1)
     with door.server.client() as client:
         job = client.job("d")
@@ -271,12 +271,12 @@ def test_requests_in_the_pause_of_a_daemon(door: Door, tmp_path: Path, how: str)
         assert client_state.reason == "backoff"
         if how == "delete":
             assert door.delete("d") == OK
-            assert client.wait(job.id, 20).state == "cancelled"
+            assert client.wait(job.id, 60).state == "cancelled"
             assert runs.read_text() == "run\n"
         else:
             next_second()
             assert door.put("d") == OK
-            wait_until(lambda: runs.read_text() == "run\nrun\n", 20, "a run at once")
+            wait_until(lambda: runs.read_text() == "run\nrun\n", 60, "a run at once")
 
 
 def test_the_interval_in_milliseconds(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_the_interval_in_milliseconds(tmp_path: Path) -> None:
     with meproc(tmp_path / "server", env={"RUNYARD_DOORS__MEPROC__INTERVAL_UNIT": "milliseconds"}) as door:
         door.start("d", f"date +%s.%N >> {times}", "daemon", interval=300)
         door.start("default", "sleep 60", "daemon")
-        wait_until(lambda: times.exists() and len(times.read_text().split()) >= 4, 20)
+        wait_until(lambda: times.exists() and len(times.read_text().split()) >= 4, 60)
         moments = [float(line) for line in times.read_text().split()]
         assert all(after - before >= 0.3 for before, after in pairwise(moments))
         assert (door.task("d")["interval"], door.task("default")["interval"]) == (300, 3000)
@@ -384,7 +384,7 @@ def test_an_unknown_user_or_group_is_a_failed_replica(door: Door, field: str) ->
 
 def test_a_daemon_that_can_not_start_is_tried_again(door: Door) -> None:
     door.start("d", "true", "daemon", interval=1, user="nobody-of-that-name")
-    for _ in deadline(20, "a second try"):
+    for _ in deadline(60, "a second try"):
         if door.output("d")["d:0"].count(INVALID_USER_TEXT) >= 2:
             break
     assert state(door.task("d")) == (False, 1)

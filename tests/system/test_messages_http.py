@@ -6,9 +6,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from socket import create_connection
+from socket import SHUT_WR, create_connection
 from typing import Any
 
 import httpx2
@@ -24,7 +24,7 @@ from tests.system.server import LOOPBACK, Server, ask_until
 Json = dict[str, Any]
 API = "/api/v1"
 NDJSON, SSE = {"Accept": "application/x-ndjson"}, {"Accept": "text/event-stream"}
-PATIENCE = 30
+PATIENCE = 60
 
 
 def metric(number: int, **more: Any) -> Json:
@@ -306,6 +306,29 @@ def test_a_socket_is_refused_with_an_answer_that_says_why(server: Server, job: s
         ws.send("what a client sends is passed over")
 
 
+#: What RFC 6455 does not allow: a text that is none, a frame without a mask, one of no kind. And a farewell.
+NO_TEXT, UNMASKED, UNKNOWN = b"\x81\x81\0\0\0\0\xff", b"\x81\x02hi", b"\x83\x80\0\0\0\0"
+FAREWELL = b"\x88\x80\0\0\0\0"
+
+
+@pytest.mark.parametrize("frames", [NO_TEXT, UNMASKED, FAREWELL + NO_TEXT, FAREWELL + UNKNOWN])
+def test_no_frame_of_a_client_is_worth_a_line_in_the_log(server: Server, job: str, frames: bytes) -> None:
+    before = server.log.stat().st_size
+    for address in (path(job) + "/ws", path("nobody") + "/ws"):
+        with create_connection((LOOPBACK, server.port), PATIENCE) as raw:
+            head = f"GET {address} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            raw.sendall((head + key).encode())
+            assert raw.recv(65_536).startswith(b"HTTP/1.1 101" if job in address else b"HTTP/1.1 404")
+            raw.sendall(frames)
+            raw.shutdown(SHUT_WR)
+            with suppress(ConnectionResetError):
+                while raw.recv(65_536):
+                    pass
+    assert server.get("/livez").status_code == 200
+    assert server.log.stat().st_size == before, server.log.read_text()[-2000:]
+
+
 # With accounts, and after a crash -----------------------------------------------------------------------------------
 
 
@@ -350,7 +373,7 @@ def test_what_was_answered_outlives_the_server_and_followers_go_on(tmp_path: Pat
         tmp_path / "server", env={"RUNYARD_RETENTION__INTERVAL": "3600", "RUNYARD_MESSAGES__MAX_RATE": "100"}
     )
     try:
-        with server.start().client(retry_for=60) as client, ThreadPoolExecutor() as pool:
+        with server.start().client() as client, ThreadPoolExecutor() as pool:
             job = client.submit(command=["true"], hold=True).id
             seen: list[int] = []
 

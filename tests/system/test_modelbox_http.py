@@ -192,7 +192,7 @@ def test_a_unit_that_hangs_delays_nobody_and_can_be_deleted(door: Door, tmp_path
     hanging = unit(tmp_path, "hanging", "threading.Event().wait()")
     with ThreadPoolExecutor(1) as threads:
         creation = threads.submit(door.put, "hangs", hanging)
-        ask_until(lambda: door.status("hangs"), lambda status: status == "CREATEING", 30, "its creation")
+        ask_until(lambda: door.status("hangs"), lambda status: status == "CREATEING", 60, "its creation")
         assert code(door.put("hangs", graph())) == (400, "005")
         door.create("another", graph())
         assert door.delete("another") == 204
@@ -231,7 +231,7 @@ def test_one_engine_many_doors(door: Door, client: Client) -> None:
     assert pid is not None
     assert door.delete("seen-by-all") == 204
     assert not alive(pid)
-    assert client.wait(job.id, 30).state == "cancelled"
+    assert client.wait(job.id, 60).state == "cancelled"
 
     mine = client.submit_flow(name="from-native", flow={"graph": toml()})
     nameless = client.submit_flow(flow={"graph": toml()})
@@ -241,7 +241,7 @@ def test_one_engine_many_doors(door: Door, client: Client) -> None:
     assert code(door.put("from-native", graph())) == (400, "005")
     assert door.delete(nameless.id) == 204
     client.cancel(mine.id)
-    client.wait(mine.id, 30)
+    client.wait(mine.id, 60)
     assert door.status("from-native") == "404"
     assert door.status(nameless.id) == "404"
     command = client.submit(command=["sleep", "600"], name="no-flow")
@@ -257,7 +257,7 @@ def test_a_process_that_is_killed_and_a_job_that_is_cancelled_elsewhere(door: Do
     client.restart(job.id)
     assert door.until("victim", "RUNNING")["job_error_msg"] == ""
     client.cancel(job.id)
-    ask_until(lambda: door.status("victim"), lambda status: status == "404", 30, "the end of it")
+    ask_until(lambda: door.status("victim"), lambda status: status == "404", 60, "the end of it")
     door.create("victim", graph())
     assert door.delete("victim") == 204
 
@@ -305,7 +305,7 @@ def test_the_native_api_checks_first(client: Client) -> None:
 
 def test_statistics_and_graph_of_a_flow(client: Client, http: httpx2.Client) -> None:
     job = client.submit_flow(name="looked-at", flow={"graph": toml()})
-    status = ask_until(lambda: client.flow_status(job.id), lambda status: status.statistics is not None, 30, "figures")
+    status = ask_until(lambda: client.flow_status(job.id), lambda status: status.statistics is not None, 60, "figures")
     assert status.flow_state == "running"
     assert {node.name for node in client.flow_graph("looked-at").nodes} == {"in1", "d", "out1"}
     sse = {"Accept": "text/event-stream"}
@@ -350,12 +350,12 @@ def test_watching_a_folder(server: Server, client: Client, door: Door, tmp_path:
         door.until("next", "RUNNING")
         (tmp_path / "new").write_text(toml() + "# changed\n")
         (tmp_path / "new").replace(tmp_path / "watched.toml")
-        wait_until(lambda: len(list(client.jobs(name="watched.toml"))) == 2, 30, "the job of the changed file")
-        assert client.wait(first.id, 30).state == "cancelled"
+        wait_until(lambda: len(list(client.jobs(name="watched.toml"))) == 2, 60, "the job of the changed file")
+        assert client.wait(first.id, 60).state == "cancelled"
         door.until("watched.toml", "RUNNING")
     finally:
         watcher.terminate()
-        _, errors = watcher.communicate(timeout=30)
+        _, errors = watcher.communicate(timeout=60)
     assert watcher.returncode == 0
     assert f"job {first.id} is stopped" in errors
     (tmp_path / "next").unlink()

@@ -89,7 +89,7 @@ def test_graphs_from_files_and_jobs_that_outlive_the_server(serve: Callable[...,
     assert "x-frame-options" in answer.headers
     assert (tmp_path / "server.log").exists()
     with server.client() as client:
-        assert client.wait("same.toml", 30).state == "cancelled"
+        assert client.wait("same.toml", 60).state == "cancelled"
 
 
 def test_units_from_allowed_folders_only(serve: Callable[..., Server], tmp_path: Path) -> None:

@@ -78,6 +78,6 @@ def test_the_seed_port_and_the_allow_list(serve: Callable[..., Server]) -> None:
     import httpx2
 
     port = server.door_port("tango")
-    answer = httpx2.get(f"http://127.0.0.1:{port}/status_report", timeout=20)
+    answer = httpx2.get(f"http://127.0.0.1:{port}/status_report", timeout=60)
     assert answer.status_code == 200
     assert answer.json()["status"] == "error" and "allow" in answer.json()["message"]

@@ -71,7 +71,7 @@ def test_a_project_goes_from_data_to_a_service(server: Server, client: Client, p
     # The service answers, as well as the search has said.
     data = np.load(folder.parents[2] / "datasets" / "digits" / "digits.npz")
     assert len(data["train_x"]) == 1200
-    with httpx2.Client(base_url=f"http://{LOOPBACK}:{ports['8898']}", timeout=30) as http:
+    with httpx2.Client(base_url=f"http://{LOOPBACK}:{ports['8898']}", timeout=60) as http:
         # It counts as deployed once it has run for a while, and answers when it has loaded its libraries.
         wait_until(lambda: healthy(http), 60, "the predictor's health")
         images = data["test_x"][:30].tolist()

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "RUNYARD_DOORS__TANGO__HEARTBEAT": "0.1",
-        "RUNYARD_DOORS__TANGO__READ_TIMEOUT": "1",
+        "RUNYARD_DOORS__TANGO__READ_TIMEOUT": "3",
         "RUNYARD_DOORS__TANGO__MEMBERS": "autonn=http://127.0.0.1:9",
         "TANGO_BMS_URL": "http://127.0.0.1:9",
     }
@@ -334,7 +334,7 @@ def test_readiness_and_configured_addresses(http: httpx2.Client, member: FakeMem
 
 def _hang(handler: BaseHTTPRequestHandler) -> None:
     """Says nothing until the caller has gone."""
-    handler.connection.settimeout(20)
+    handler.connection.settimeout(60)
     while handler.connection.recv(4096):
         pass
 
@@ -541,7 +541,7 @@ def test_calls_on_the_wire_byte_by_byte(http: httpx2.Client) -> None:
             except OSError:
                 return
             with connection:
-                connection.settimeout(20)
+                connection.settimeout(60)
                 request = b""
                 while b"\r\n\r\n" not in request and (piece := connection.recv(4096)):
                     request += piece

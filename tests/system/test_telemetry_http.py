@@ -64,7 +64,10 @@ def job_on_a_gpu(client: Client, gpu_processes: Path, name: str, **spec: Any) ->
 
 
 def test_a_node_shows_its_host_its_disks_and_its_gpus(http: httpx2.Client) -> None:
-    items = http.get("/api/v1/nodes").json()["items"]
+    items = ask_until(
+        lambda: http.get("/api/v1/nodes").json()["items"],
+        lambda items: all(not (item["host"] or {}).get("missing") for item in items),
+    )
     host = next(item["host"] for item in items if item["executor"] == "local")
     assert all(item["host"] is None for item in items if item["executor"] != "local")
     assert len(host["cpus"]) > 0 and all(0 <= share <= 100 for share in host["cpus"])
@@ -74,7 +77,6 @@ def test_a_node_shows_its_host_its_disks_and_its_gpus(http: httpx2.Client) -> No
     assert (first["name"], first["percent"], first["memory_used"]) == ("Fake GPU 0", 42.0, 300 * MB)
     assert (first["temperature"], first["power"]) == (55, 70.5)
     assert (second["percent"], second["temperature"]) == (0.0, None)
-    assert host["missing"] == {}
 
 
 def test_the_use_of_a_job_now_and_in_the_past(http: httpx2.Client, client: Client, gpu_processes: Path) -> None:
@@ -186,7 +188,8 @@ def popped(http: httpx2.Client, queue: str) -> Any:
 
 def test_the_document_s_question_and_its_answer_with_the_later_one_s_around_it(http: httpx2.Client) -> None:
     query = {"cpus": True, "gpus": True, "disks": False, "containers": True}
-    doc = ask(http, {**SEED, "query": query})
+    # What Docker is slow to tell is left out.
+    doc = ask_until(lambda: ask(http, {**SEED, "query": query}), lambda doc: doc["info"]["containers"], 60)
     assert (doc["version"], doc["type"], doc["tag"], doc["op"]) == ("0.1.0", "info", "platform", "stats")
     assert isinstance(doc["timestamp"], int) and len(doc["datetime"]) == 14
     assert doc["message"] == {"en": "success", "cn": "成功"}
@@ -211,11 +214,13 @@ def test_only_what_is_asked_for_comes(http: httpx2.Client) -> None:
     assert {"cpu_percent", "gpus", "disks", "containers"} <= everything.keys() and "services" not in everything
     nothing = ask(http, {**LATE, "service_params": {"cpus": False}})
     assert nothing["info"] == {} and "data" not in nothing
-    ours = ask(http, {**LATE, "user": "u1", "service_uuid": "p42", "service_params": {"containers": True}})
+    mine = {**LATE, "user": "u1", "service_uuid": "p42", "service_params": {"containers": True}}
+    ours = ask_until(lambda: ask(http, mine), lambda doc: doc["info"]["containers"], 60)
     assert [one["id"] for one in ours["info"]["containers"]] == ["a1a1a1a1a1a1"]
     other = ask(http, {**LATE, "user": "u1", "service_uuid": "p4", "service_params": {"containers": True}})
     assert other["info"] == {"containers": []}
-    (service,) = ask(http, {**LATE, "service_params": {"services": True}})["info"]["services"]
+    every = {**LATE, "service_params": {"services": True}}
+    (service,) = ask_until(lambda: ask(http, every)["info"]["services"], bool, 60)
     assert (service["op"], service["service_pid"]) == ("train.start", 4321)
     assert service["service_starttime"] == "2026-11-22T08:00:00.5Z"
 

@@ -15,7 +15,7 @@ from tests.system.server import Server
 __all__ = ["client", "http", "server"]
 
 #: Milliseconds to wait for an element: only a broken page takes so long.
-PATIENCE = 30_000
+PATIENCE = 60_000
 _OPTIONS = (
     "--no-sandbox",
     "--disable-background-networking",

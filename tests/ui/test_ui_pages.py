@@ -117,9 +117,9 @@ def log_in(page: Page, name: str, password: str) -> None:
 
 
 def test_a_visitor_logs_in_sees_own_jobs_and_logs_out(browser: Browser, guarded: Server, complaints: list[str]) -> None:
-    with httpx2.Client(base_url=guarded.url, auth=(ROOT, SECRET), timeout=30) as root:
+    with httpx2.Client(base_url=guarded.url, auth=(ROOT, SECRET), timeout=60) as root:
         other = root.post("/v1/jobs/submit", params={"command": "echo secret"}).json()
-    with httpx2.Client(base_url=guarded.url, auth=("ann", "annas password"), timeout=30) as ann:
+    with httpx2.Client(base_url=guarded.url, auth=("ann", "annas password"), timeout=60) as ann:
         own = ann.post("/v1/jobs/submit", params={"command": "sleep 1000"}).json()
     with visitor(browser, guarded, complaints) as page:
         page.goto(f"/job/{own['id']}")
@@ -145,5 +145,5 @@ def test_a_visitor_logs_in_sees_own_jobs_and_logs_out(browser: Browser, guarded:
         assert page.context.cookies() == []
     # What the cookie held is worth nothing any more.
     kept = {"Cookie": f"{cookie['name']}={cookie['value']}"}
-    assert httpx2.get(f"{guarded.url}/v1/jobs", headers=kept, timeout=30).status_code == 401
+    assert httpx2.get(f"{guarded.url}/v1/jobs", headers=kept, timeout=60).status_code == 401
     assert complaints == []

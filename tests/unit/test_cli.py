@@ -168,7 +168,7 @@ def test_a_reader_that_goes_away_is_no_traceback(server: NativeServer) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(20) == 141
+    assert process.wait(60) == 141
 
 
 # Submitting ---------------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_an_interrupted_run_cancels_its_job(number: int, code: int, server: Nati
     followed = "/api/v1/jobs/1000/logs"
     assert server.until(lambda: sum(request[1] == followed for request in server.requests) == 2, 20)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert server.jobs["1000"]["state"] == "cancelled"
     assert err == b""
@@ -321,7 +321,7 @@ def test_a_run_whose_reader_goes_away_cancels_its_job(server: NativeServer) -> N
     assert process.stdout.readline() == b"line\n"
     process.stdout.close()
     server.write("1000", b"line\n")
-    assert process.wait(20) == 141
+    assert process.wait(60) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
     assert server.jobs["1000"]["state"] == "cancelled"
@@ -432,7 +432,7 @@ def test_following_events_ends_with_an_interrupt(server: NativeServer) -> None:
     server.start(job)
     assert json.loads(process.stdout.readline())["type"] == "run.started"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 130
 
 
@@ -511,7 +511,7 @@ def test_completion(shell: str, runyard: Runyard) -> None:
 def test_completion_knows_the_commands() -> None:
     environment = {"_RUNYARD_COMPLETE": "bash_complete", "COMP_WORDS": "runyard su", "COMP_CWORD": "1"}
     process = cli_process(env=environment, stdout=subprocess.PIPE)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert out.decode().split() == ["plain,submit"]
 
 

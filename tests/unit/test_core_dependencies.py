@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from runyard.core.dependencies import Verdict, circle, judge
-from runyard.core.inputs import Cancel, Known, RestartJob
+from runyard.core.inputs import Amend, Cancel, Known, RestartJob
 from runyard.model.ids import f58
 from runyard.model.job import Condition, Dependency, JobSpec, Lifecycle, Resources, Restart, RestartPolicy
 from runyard.model.state import ENDED, LIVE, State
@@ -119,6 +119,16 @@ def test_idle_by_every_way_to_name_a_job(how: str) -> None:
 def test_an_unknown_name_counts_as_idle() -> None:
     rig = Rig()
     assert rig.state(rig.job(after=ref("nobody", Condition.IDLE))) is State.STARTING
+
+
+def test_who_has_ended_is_not_remembered_as_one_who_waits() -> None:
+    rig = Rig()
+    other = rig.job()
+    job = rig.job(after=[Dependency(job="nobody", condition=Condition.IDLE), str(other)])
+    rig.do(Amend(job=job, idle=("nobody else",)))
+    rig.do(Cancel(job=job))
+    roster = rig.reactor.roster
+    assert (roster._idle_waiters, roster._waiters) == ({}, {})
 
 
 def test_idle_holds_at_the_moment_of_the_start_not_only_when_it_entered_the_queue() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.flow_rig import Builder, Simulator, Step, expected, text_of
+from runyard.flow.runtime.plan import Kind
+from tests.flow_rig import EXPANDS, Builder, Results, Simulator, Step, expected, number, text_of
 
 
 def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[int]) -> tuple[Step, ...]:
@@ -18,9 +20,9 @@ def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[in
         # What is caught is short again, and might go round for ever.
         kinds = ["map", "fail", *(["catch"] if not in_loop else [])]
         if not in_loop:
-            kinds += ["stream", *(["late", "filter"] if free else [])]
+            kinds += ["stream", "idle", *(["late", "filter"] if free else [])]
         if depth:
-            kinds += ["fork", "cond", "torn", "expand", "loop"] + ([] if in_loop else ["sexpand"])
+            kinds += ["fork", "cond", "torn", "expand", "loop"] + ([] if in_loop else ["sexpand", "lexpand"])
         kind = draw(st.sampled_from(kinds))
         names[0] += 1
         name = f"{kind[0]}{names[0]}"
@@ -30,7 +32,7 @@ def steps(draw: st.DrawFn, depth: int, free: bool, in_loop: bool, names: list[in
                 steps(draw, depth - 1, False, in_loop, names),
                 steps(draw, depth - 1, False, in_loop, names),
             )
-        elif kind in ("expand", "sexpand"):
+        elif kind in EXPANDS:
             inner = (steps(draw, depth - 1, not in_loop, in_loop, names),)
         elif kind == "loop":
             inner = (steps(draw, depth - 1, False, True, names),)
@@ -45,8 +47,9 @@ def flows(draw: st.DrawFn) -> tuple[Step, ...]:
 
 def check(flow: tuple[Step, ...], sessions: list[list[str]], seed: int) -> Simulator:
     dice = random.Random(seed)
-    machine = Builder(dice).build(flow)
-    simulator = Simulator(machine, dice)
+    builder = Builder(dice)
+    machine = builder.build(flow)
+    simulator = Simulator(machine, dice, builder.later)
     results = [simulator.session(values) for values in sessions]
     simulator.run()
     for values, result in zip(sessions, results, strict=True):
@@ -84,6 +87,8 @@ FLOWS: dict[str, tuple[Step, ...]] = {
     "expand and collapse": (s("expand", "e", (s("map", "x"), s("stream", "n"))),),
     "expand in expand": (s("expand", "e", (s("expand", "g", (s("stream", "x"),)), s("map", "m"))),),
     "expand by events": (s("sexpand", "e", (s("filter", "x"),)), s("stream", "n")),
+    "expand by late events": (s("lexpand", "e", (s("idle", "x"),)), s("stream", "n")),
+    "late events beside": (s("fork", "f", (s("lexpand", "e", (s("map", "x"),)),), (s("late", "l"),)),),
     "expand beside": (s("fork", "f", (s("expand", "e", (s("map", "x"),)),), ()),),
     "condition in expand": (s("expand", "e", (s("cond", "c", (s("map", "x"),), (s("stream", "y"),)),)),),
     "expand in a branch": (s("cond", "c", (s("expand", "e", (s("stream", "x"),)),), ()), s("map", "z")),
@@ -115,3 +120,57 @@ def test_a_queue_grows_where_the_graph_would_stand_still() -> None:
     flow = FLOWS["fork with one branch that holds back"]
     grown = sum(check(flow, [[str(at) for at in range(100)]], seed).grown for seed in range(3))
     assert grown > 0
+
+
+def waiting_for_events(sessions: list[list[str]]) -> tuple[Builder, Simulator, list[Results]]:
+    """A flow that has done what it can while no event comes; its expand has queues of 4."""
+    dice = random.Random(1)
+    builder = Builder(dice)
+    machine = builder.build(LATE)
+    for edge in machine.edges:
+        edge.capacity = edge.size = 4
+    simulator = Simulator(machine, dice)
+    results = [simulator.session(values) for values in sessions]
+    simulator.run()
+    return builder, simulator, results
+
+
+LATE = (s("map", "m"), s("lexpand", "e", (s("idle", "x"),)))
+MEMBERS = [value for value in map(str, range(400)) if number(f"{value}.m", "e") % 4]
+"""Values of which the expand of `LATE` makes something."""
+
+
+def test_a_unit_that_waits_for_events_holds_the_source_back() -> None:
+    builder, simulator, (result,) = waiting_for_events([MEMBERS])
+    machine = simulator.machine
+    source: Any = machine.nodes[0]
+    assert simulator.grown == 0
+    assert source.waiting > len(MEMBERS) - 3 * 32
+    simulator.later = builder.later
+    simulator.run()
+    assert result.values == text_of(expected(LATE, list(MEMBERS)))
+    assert result.over
+
+
+def test_sessions_that_wait_for_events_leave_the_others_room() -> None:
+    # The ends of twenty sessions don't fit into the queue.
+    builder, simulator, results = waiting_for_events([[value] for value in MEMBERS[:20]])
+    opened = next(node for node in simulator.machine.nodes if node.plan.stream and node.plan.kind is Kind.EXPAND)
+    lanes = [session.lanes[opened.index] for session in simulator.machine.sessions]
+    assert [lane.sent for lane in lanes] == [[True]] * 20
+    simulator.later = builder.later
+    simulator.run()
+    assert all(result.over for result in results)
+
+
+def test_what_was_sent_comes_out_of_a_session_that_is_shut_down() -> None:
+    _, simulator, results = waiting_for_events([MEMBERS, MEMBERS[:2]])
+    machine = simulator.machine
+    for session in list(machine.sessions):
+        machine.shut_down(session)
+    simulator.run()
+    # Each sub-stream ends with the member that the first call made.
+    assert [len(result.values) for result in results] == [len(MEMBERS), 2]
+    assert all(result.over for result in results)
+    assert [edge.depth for edge in machine.edges] == [0] * len(machine.edges)
+    assert not any(node.ready or node.full_outs for node in machine.nodes)

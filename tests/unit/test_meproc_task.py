@@ -20,6 +20,7 @@ from runyard.core.record import JobRecord, Replica
 from runyard.core.roster import Roster
 from runyard.model.ids import RunKey
 from runyard.model.job import Condition, Dependency, JobSpec, Lifecycle, Missed, Restart, RestartPolicy, Schedule
+from runyard.model.message import MAX_DEPTH
 from runyard.model.state import State
 from runyard.settings import Meproc
 from tests.core_rig import Rig
@@ -92,6 +93,15 @@ def test_any_record_is_refused_in_known_words_or_becomes_a_job(changes: dict[str
         return
     assert task.given == GOOD | changes
     assert spec.replicas == task.replica > 0 and spec.name == task.name and 1 <= len(task.name.encode()) <= 255
+
+
+def test_what_is_nested_too_deeply_to_be_echoed_is_refused() -> None:
+    deep: Any = []
+    for _ in range(MAX_DEPTH - 2):
+        deep = [deep]
+    assert read({**GOOD, "more": deep}).given["more"] == deep
+    with pytest.raises(Refusal, match="Invalid JSON field"):
+        read({**GOOD, "more": [deep]})
 
 
 def test_defaults_and_what_may_be_null() -> None:

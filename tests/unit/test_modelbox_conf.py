@@ -279,7 +279,7 @@ def test_a_file_as_old_and_as_large_is_another_one(tmp_path: Path) -> None:
         os.utime(file, ns=times)
         return signature(str(tmp_path)) != before
 
-    wait_until(differs, 30, "a later time of change")
+    wait_until(differs, 60, "a later time of change")
 
 
 @pytest.mark.parametrize(

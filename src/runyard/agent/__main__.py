@@ -11,6 +11,7 @@ import argparse
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -38,7 +39,10 @@ def main(module: str = "runyard.agent", runs_type: type[Runs] = Runs, agent_type
     parser.add_argument(
         "--pass-env", action="append", default=[], metavar="NAME", help="hand this variable to children"
     )
+    parser.add_argument("--files", type=int, metavar="N", help="how many files a child may open")
     options = parser.parse_args()
+    if options.files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     folder = os.path.abspath(options.dir)
     try:
         _private(folder)

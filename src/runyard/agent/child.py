@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from runyard.agent.reasons import CannotStart
+from runyard.agent.reasons import CannotStart, is_device
 
 #: Ignored in the agent, and so to be set back in children: exec keeps "ignore".
 IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP)
@@ -115,7 +115,7 @@ def fork(guise: Guise, first: Callable[[Tell], None] | None = None) -> int:
 
 def give_output(stdout: str, account: Account | None) -> None:
     """Let the account open /dev/stdout and /dev/stderr, where these are files of ours. Raises OSError."""
-    if account is not None and account.uid is not None and not stdout.startswith("/dev/"):
+    if account is not None and account.uid is not None and not is_device(stdout):
         os.fchown(1, account.uid, -1)
         os.fchown(2, account.uid, -1)
 

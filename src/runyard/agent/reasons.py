@@ -64,10 +64,15 @@ def no_program(name: str, path: str) -> str:
     return f"there is no program {name!r} in PATH ({path}): install it, or give its full path"
 
 
+def is_device(path: str) -> bool:
+    """Whether output there goes to a device and not into a file of the run: /dev/shm is a folder in memory."""
+    return path.startswith("/dev/") and not path.startswith("/dev/shm/")
+
+
 def no_output(error: OSError, stdout: str, stderr: str) -> str | None:
     """Which output file could not be made; None if both are there."""
     for path in (stdout, stderr):
-        if not path.startswith("/dev/") and not os.path.lexists(path):
+        if not is_device(path) and not os.path.lexists(path):
             return f"can't create the output file {path}: {error.strerror}"
     return None
 

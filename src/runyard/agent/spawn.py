@@ -292,7 +292,7 @@ def needs_fork(launch: Launch, account: Account | None, group: str | None) -> bo
 
 
 def _flags(path: str) -> int:
-    return _OPEN if path.startswith("/dev/") else _NEW
+    return _OPEN if reasons.is_device(path) else _NEW
 
 
 def _set_cores(cores: list[int]) -> None:

@@ -40,6 +40,7 @@ class Gate:
             scope["path"] = report
             scope["raw_path"] = report.encode()
         host = origin = site = length = None
+        chunked = False
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
@@ -49,6 +50,8 @@ class Gate:
                 site = value
             elif name == b"content-length":
                 length = value
+            elif name == b"transfer-encoding":
+                chunked = True
         # Reports carry made-up headers, and can only report (design, section 6).
         reason = refusal(self._rules, host, origin, site) if report is None else None
         if reason is not None:
@@ -57,10 +60,10 @@ class Gate:
         if length is not None and length.isdigit() and int(length) > self._max_body:
             await self._refuse(scope, send, self._too_large())
             return
-        if length is not None or scope["method"] in ("GET", "HEAD"):
-            await self._app(scope, receive, send)
-        else:
+        if chunked:
             await self._count(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Browsers let any page open a WebSocket anywhere: nothing but this keeps it out."""

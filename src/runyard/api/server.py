@@ -8,6 +8,7 @@ import getpass
 import hashlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard.api.accounts import check_auth, follow_changes, set_up
 from runyard.api.app import create_app
@@ -132,14 +134,16 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
     store = Store.open(config.store.url or folder)
     output = OutputFiles(folder / "output")
     node = _node_name(store)
+    files = _more_files()
     executor = LocalExecutor(
         folder / "agent",
         name=node,
         gpus=config.scheduler.gpus,
         idle_exit=config.agent.idle_exit,
         pass_env=config.agent.pass_env,
+        files=files,
     )
-    worker = WorkerExecutor(folder / "python", name=f"{node}-python", pass_env=config.agent.pass_env)
+    worker = WorkerExecutor(folder / "python", name=f"{node}-python", pass_env=config.agent.pass_env, files=files)
     scheduler = config.scheduler
     policy = Policy(scheduler.max_running, scheduler.backfill_depth, scheduler.assumed_time, scheduler.default_cores)
     projects = Projects(config.doors.tango, output, folder, node)
@@ -210,6 +214,8 @@ async def _serve(config: Config, listeners: dict[str, socket.socket], jobs: list
         if auth.enabled:
             background.append(asyncio.create_task(follow_changes(context)))
             background.append(asyncio.create_task(context.streams.watch()))
+        for task in background:
+            task.add_done_callback(_tell_of_defect)
         await _submit_once(service, context.owner, jobs)
         for act in context.at_start:
             await act()
@@ -259,6 +265,14 @@ def _keep_policy(config: Config) -> KeepPolicy:
     )
 
 
+def _more_files() -> int:
+    """Lets this process open as many files as it may: most begin with 1,024, and a connection is one. What the limit
+    was, which programs in jobs may rely on."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return before
+
+
 def _node_name(store: Store) -> str:
     """The name of this host's node: its first one, for runs are known by it, and a host's name may change."""
     name = store.meta("node")
@@ -285,8 +299,17 @@ async def _sweep(config: Config, engine: Engine) -> None:
         try:
             async with engine.archive:
                 await sweeper.apply(engine.clock())
-        except (RunyardError, OSError) as error:
+        except (RunyardError, OSError, SQLAlchemyError) as error:
             log.warning("retention could not do its work, and tries again in %g s: %s", kept.interval, error)
+        except Exception:
+            # A defect must not end the removing for good.
+            log.exception("retention could not do its work, and tries again in %g s", kept.interval)
+
+
+def _tell_of_defect(task: asyncio.Task[None]) -> None:
+    """What works in the background must not end unseen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a defect has ended %s: restart the server", task.get_coro(), exc_info=error)
 
 
 async def _submit_once(service: Service, owner: str, jobs: list[JobSpec]) -> None:

@@ -41,6 +41,17 @@ def _protocol() -> type[asyncio.Protocol]:
             # uvicorn would take a handshake that was refused for one that nobody has answered, and log an error.
             self.handshake_complete = self.handshake_complete or self.close_sent
 
+        def send_receive_event_to_app(self) -> None:
+            # Nobody here reads what clients say. uvicorn would decode it, and log an error for what is no text.
+            self.frames = []
+
+        def handle_parser_exception(self) -> None:
+            if self.conn.close_sent is None:
+                # Garbage before the handshake was answered, or after it was refused. uvicorn knows it only later.
+                self.transport.close()
+            else:
+                super().handle_parser_exception()
+
     return Socket
 
 
@@ -55,10 +66,7 @@ async def refuse_socket(send: Send, error: RunyardError) -> None:
 
 
 async def speak(socket: Any, texts: AsyncGenerator[bytes, None]) -> bool:
-    """Sends each text as a frame until there are no more, or the client has gone; whether there are no more.
-
-    What the client sends is read and passed over.
-    """
+    """Sends each text as a frame until there are no more, or the client has gone; whether there are no more."""
     gone = asyncio.create_task(_until_gone(socket))
     sending = asyncio.create_task(_send_all(socket, texts))
     try:

@@ -196,6 +196,7 @@ class StateMachine:
         copy_exit(record)
         record.ended_at = self._now
         record.intent = record.next_fire = None
+        self.roster.unwatch(record)
         record.needs = []
         for replica in record.replicas:
             if replica.state not in ENDED:

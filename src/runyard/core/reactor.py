@@ -233,8 +233,9 @@ class Reactor(StateMachine):
         if before == list(refs):
             return False
         idle = [Need(ref, Condition.IDLE, 0) for ref in refs]
+        self.roster.unwatch(record)
         record.needs = [need for need in record.needs if need.condition != Condition.IDLE] + idle
-        for need in idle:
+        for need in record.needs:
             self.roster.watch(record, need)
         return True
 

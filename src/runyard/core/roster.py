@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from runyard.core.record import JobRecord, Need, Replica
 from runyard.model.errors import NotFound
 from runyard.model.ids import RunKey, f58, parse_job_id
 from runyard.model.job import Condition
 from runyard.model.state import State, Why
+
+K = TypeVar("K", int, str)
 
 
 class Roster:
@@ -14,6 +18,8 @@ class Roster:
 
     def __init__(self) -> None:
         self.jobs: dict[int, JobRecord] = {}
+        #: Replicas of all of them.
+        self.replicas = 0
         #: Live jobs by name, in order of age.
         self.names: dict[str, dict[int, None]] = {}
         self._waiters: dict[int, dict[int, None]] = {}
@@ -22,6 +28,7 @@ class Roster:
     def add(self, record: JobRecord) -> None:
         """Takes in a job with its tally and its unmet dependencies."""
         self.jobs[record.id] = record
+        self.replicas += len(record.replicas)
         tally: dict[State, int] = {}
         for replica in record.replicas:
             tally[replica.state] = tally.get(replica.state, 0) + 1
@@ -31,6 +38,7 @@ class Roster:
 
     def remove(self, record: JobRecord) -> None:
         del self.jobs[record.id]
+        self.replicas -= len(record.replicas)
         name = record.spec.name
         if name is not None:
             self.names[name].pop(record.id, None)
@@ -112,6 +120,14 @@ class Roster:
         else:
             self._waiters.setdefault(need.job, {})[record.id] = None
 
+    def unwatch(self, record: JobRecord) -> None:
+        """It no longer waits for anything."""
+        for need in record.needs:
+            if need.condition == Condition.IDLE:
+                _strike(self._idle_waiters, need.ref, record.id)
+            else:
+                _strike(self._waiters, need.job, record.id)
+
     def waiters(self, job: int) -> list[int]:
         """The jobs that wait for something of this one."""
         return list(self._waiters.get(job, ()))
@@ -133,11 +149,17 @@ class Roster:
                 if waiter is not None and any(need.ref == ref for need in waiter.needs):
                     found.append(waiter)
                 else:
-                    assert waiting is not None and ref is not None
-                    del waiting[job]
-                    if not waiting:
-                        del self._idle_waiters[ref]
+                    assert ref is not None
+                    _strike(self._idle_waiters, ref, job)
         return found
+
+
+def _strike(table: dict[K, dict[int, None]], key: K, job: int) -> None:
+    waiting = table.get(key)
+    if waiting is not None:
+        waiting.pop(job, None)
+        if not waiting:
+            del table[key]
 
 
 def _in_turn(record: JobRecord) -> bool:

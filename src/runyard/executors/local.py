@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -48,12 +49,14 @@ class LocalExecutor:
         gpus: Sequence[int] = (),
         idle_exit: float = 60.0,
         pass_env: Sequence[str] = (),
+        files: int | None = None,
     ) -> None:
-        """`folder` is the agent's; `name` the node's (the host's name if None). `idle_exit` (seconds) and `pass_env`
-        (names of environment variables that runs get) are for an agent that this executor has to start."""
+        """`folder` is the agent's; `name` the node's (the host's name if None). `idle_exit` (seconds), `pass_env`
+        (names of environment variables that runs get) and `files` (how many a run may open; as many as this process
+        if None) are for an agent that this executor has to start."""
         self.folder = folder
         self._name, self._gpus = name, list(gpus)
-        self._idle_exit, self._pass_env = idle_exit, list(pass_env)
+        self._idle_exit, self._pass_env, self._files = idle_exit, list(pass_env), files
         self._agent: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
@@ -147,6 +150,7 @@ class LocalExecutor:
     async def _connect(self) -> None:
         """Connect to the agent, starting one if need be. Raises Unavailable."""
         until = time.monotonic() + START_PATIENCE
+        replace = True
         while True:
             try:
                 # Never waiting: one that hangs takes no connections any more when enough have come.
@@ -155,7 +159,13 @@ class LocalExecutor:
                 self._revive()
                 trouble = f"the {self.WHAT} in {self.folder} does not listen{self._last_words()}"
             else:
-                _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(self), sock=sock)
+                try:
+                    _, link = await asyncio.get_running_loop().create_unix_connection(
+                        partial(Link, self, replace), sock=sock
+                    )
+                except OSError as problem:
+                    sock.close()
+                    raise Unavailable(f"the connection to the {self.WHAT} can't be used: {problem}") from None
                 with suppress(TimeoutError):
                     async with asyncio.timeout(ANSWER_PATIENCE):
                         await link.settled.wait()
@@ -166,6 +176,13 @@ class LocalExecutor:
                 self._link = None
                 if link.trouble is not None:
                     raise Unavailable(link.trouble)
+                if link.outdated:
+                    # Once: if it will not go, it stays.
+                    replace = False
+                    with suppress(Conflict, Unavailable):
+                        await stop_agent(self.folder, kill=False)
+                    until = time.monotonic() + START_PATIENCE
+                    continue
                 # The socket of an agent that has just died may still be held by a child that it was about to start.
                 trouble = f"the {self.WHAT} in {self.folder} takes the connection, but says nothing"
             if time.monotonic() > until:
@@ -185,7 +202,7 @@ class LocalExecutor:
                     f"no {self.WHAT} can be started in {self.folder} (exit code {code}){self._last_words()}"
                 )
         try:
-            self._agent = start_agent(self.folder, self._idle_exit, self._pass_env, self.MODULE)
+            self._agent = start_agent(self.folder, self._idle_exit, self._pass_env, self.MODULE, self._files)
         except OSError as problem:
             raise Unavailable(f"can't start the {self.WHAT} in {self.folder}: {problem}") from None
 
@@ -211,8 +228,21 @@ class LocalExecutor:
         if self._link is None or not self._link.greeted or self._link.dropped or not self._outbox:
             return
         messages, self._outbox = self._outbox, []
+        if self._link.protocol < wire.WITH_TASKS:
+            messages = [message for message in messages if not self._beyond_it(message)]
         for frame in self._frames(messages):
             self._link.write(frame)
+
+    def _beyond_it(self, message: wire.ToAgent) -> bool:
+        """Is this a launch that the agent is too old for? It is refused then."""
+        if not isinstance(message, wire.Launch) or message.tasks is None:
+            return False
+        reason = (
+            f"the {self.WHAT} is of an older version, which can't start several tasks: "
+            f"when its runs have ended, stop it and restart the server"
+        )
+        self.reported([wire.Exited(0, message.run, 0, time.time(), None, None, reason=reason)])
+        return True
 
     def _frames(self, messages: Sequence[wire.ToAgent]) -> list[bytes]:
         frame = wire.encode_frame(messages)
@@ -246,7 +276,12 @@ class LocalExecutor:
 class Link(asyncio.Protocol):
     """One connection to the agent."""
 
-    def __init__(self, owner: LocalExecutor) -> None:
+    def __init__(self, owner: LocalExecutor, replace: bool = False) -> None:
+        """`replace`: an agent of an older version that runs nothing is not wanted."""
+        self.protocol = wire.PROTOCOL
+        """The agent's."""
+        self.outdated = False
+        """It is such an agent."""
         self.greeted = False
         """The agent has introduced itself."""
         self.settled = asyncio.Event()
@@ -257,7 +292,7 @@ class Link(asyncio.Protocol):
         self.farewell = False
         """The agent has ended as it should."""
         self.trouble: str | None = None
-        self._owner = owner
+        self._owner, self._replace = owner, replace
         self._frames = wire.Frames()
         self._synced: Synced | None = None
         self._old = 0
@@ -301,7 +336,7 @@ class Link(asyncio.Protocol):
                     reports = []
                     self._sync()
             elif isinstance(message, wire.Hello):
-                if message.protocol != wire.PROTOCOL:
+                if not wire.OLDEST <= message.protocol <= wire.PROTOCOL:
                     self.settled.set()
                     self.trouble = (
                         f"the {self._owner.WHAT} (pid {message.pid}) is of another version: it speaks protocol "
@@ -309,6 +344,18 @@ class Link(asyncio.Protocol):
                     )
                     self.drop()
                     return
+                if message.protocol < wire.PROTOCOL:
+                    if self._replace and not message.live:
+                        self.outdated = True
+                        self.settled.set()
+                        self.drop()
+                        return
+                    log.warning(
+                        "the %s (pid %d) is of an older version, and goes on because runs are up: stop it when they "
+                        "have ended, so that the next one is of this version",
+                        *(self._owner.WHAT, message.pid),
+                    )
+                self.protocol = message.protocol
                 self._synced = self._owner.greeted(message)
                 self._old = message.unacked
                 self.greeted = True
@@ -422,10 +469,14 @@ def connect(folder: Path, name: str, patience: float = ANSWER_PATIENCE) -> socke
 
 
 def start_agent(
-    folder: Path, idle_exit: float = 60.0, pass_env: Sequence[str] = (), module: str = LocalExecutor.MODULE
+    folder: Path,
+    idle_exit: float = 60.0,
+    pass_env: Sequence[str] = (),
+    module: str = LocalExecutor.MODULE,
+    files: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start an agent (or what speaks like one: `module`) that outlives this process and has nothing of it but the path
-    and the locale. Raises OSError."""
+    and the locale, and its limits but for `files`. Raises OSError."""
     import runyard
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -436,6 +487,8 @@ def start_agent(
     paths = [str(Path(runyard.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-m", module, "--dir", str(folder.absolute()), f"--idle-exit={idle_exit:g}"]
+    if files is not None:
+        command.append(f"--files={files}")
     with open(folder / "agent.log", "ab", opener=_private) as errors:
         return subprocess.Popen(
             [*command, *(f"--pass-env={name}" for name in pass_env)],

@@ -26,11 +26,18 @@ class WorkerExecutor(LocalExecutor):
     REMEDY = "End that process when its runs have ended"
 
     def __init__(
-        self, folder: Path, *, name: str | None = None, idle_exit: float = 60.0, pass_env: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        idle_exit: float = 60.0,
+        pass_env: Sequence[str] = (),
+        files: int | None = None,
     ) -> None:
-        """`folder` is the worker's; `name` the node's (`HOSTNAME-python` if None). `idle_exit` (seconds without a run)
-        and `pass_env` (names of environment variables that runs get) are for workers that this executor starts."""
-        super().__init__(folder, name=name or f"{socket.gethostname()}-python", idle_exit=idle_exit, pass_env=pass_env)
+        """`folder` is the worker's; `name` the node's (`HOSTNAME-python` if None). `idle_exit` (seconds without a run),
+        `pass_env` and `files` are for workers that this executor starts, as of a `LocalExecutor`."""
+        name = name or f"{socket.gethostname()}-python"
+        super().__init__(folder, name=name, idle_exit=idle_exit, pass_env=pass_env, files=files)
         self._up: set[RunKey] = set()
         """Runs that the worker has, or is about to get."""
         self.asleep = False

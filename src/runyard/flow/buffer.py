@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
@@ -137,7 +138,7 @@ class Buffer:
         if data is None:
             return b""
         if isinstance(data, str):
-            return data.encode("utf-8", "surrogateescape")
+            return _encoded(data)
         if is_array(data):
             return bytes(data.tobytes())
         return bytes(memoryview(data))
@@ -146,7 +147,7 @@ class Buffer:
         """How many bytes the data have. 0 where they are no bytes."""
         data = self._data
         if isinstance(data, str):
-            return len(data.encode("utf-8", "surrogateescape"))
+            return len(_encoded(data))
         if is_array(data):
             return int(data.nbytes)
         try:
@@ -177,12 +178,16 @@ class Buffer:
             return data
         if isinstance(data, (int, float, bool, list, tuple)):
             return np.asarray(data)
-        kind = data_type(self._meta["type"]) if self._meta and "type" in self._meta else None
+        meta = self._meta or {}
+        kind = data_type(meta["type"]) if "type" in meta else None
         raw = self.as_bytes() if isinstance(data, str) or data is None else data
-        flat = np.frombuffer(raw, dtype=NUMPY_NAMES[DataType.UINT8 if kind is None else kind])
-        shape = self._meta.get("shape") if self._meta else None
-        if shape is not None and all(isinstance(size, int) for size in shape) and _product(shape) == flat.size:
-            return flat.reshape(shape)
+        flat = np.frombuffer(raw, dtype=np.uint8)
+        element = np.dtype(NUMPY_NAMES[DataType.UINT8 if kind is None else kind])
+        if flat.size % element.itemsize == 0:
+            flat = flat.view(element)
+        shape = meta.get("shape")
+        if isinstance(shape, (list, tuple)) and all(isinstance(size, int) and size >= 0 for size in shape):
+            return flat.reshape(shape) if math.prod(shape) == flat.size else flat
         return flat
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -249,7 +254,10 @@ class Buffer:
         return self._error[1] if self._error else ""
 
     def __str__(self) -> str:
-        return self.as_text()
+        try:
+            return self.as_text()
+        except TypeError:
+            return str(self._data)
 
     def __repr__(self) -> str:
         if self._error:
@@ -381,11 +389,12 @@ def as_buffer(item: Any) -> Buffer:
     return item if isinstance(item, Buffer) else Buffer(CPU, item)
 
 
-def _product(shape: Iterable[int]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size
+def _encoded(text: str) -> bytes:
+    """UTF-8. What came of other bytes becomes them again; half a pair of surrogates, as JSON may have it, stays one."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _joined(arrays: list[Any], meta: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:

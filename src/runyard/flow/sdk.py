@@ -96,6 +96,8 @@ class Flow:
             return error.status
         except OSError as error:
             return Status(StatusCode.STATUS_NOTFOUND, f"can't read {source}: {error.strerror or error}")
+        except ValueError as error:
+            return Status(StatusCode.STATUS_INVALID, f"can't read {source!r}: {error}")
         return Status()
 
     def init_by_name(self, name: str, args: Mapping[str, str] | None = None, flow_dir: str = "") -> Status:
@@ -113,7 +115,7 @@ class Flow:
         return Status(StatusCode.STATUS_NOTFOUND, f"no flow named {name!r} in {directory}")
 
     def build(self) -> Status:
-        """Checks the graph and opens the units."""
+        """Checks the graph and opens the units. What was built before is stopped."""
         try:
             self._build()
         except BadFlow as error:
@@ -178,6 +180,7 @@ class Flow:
         if self._document is None:
             raise FlowError(StatusCode.STATUS_FAULT, "Flow not initialized.")
         run = load_flow(self._document, library=self._library, arguments=self._arguments)
+        self.stop()
         run.open()
         self._run = run
 
@@ -203,6 +206,8 @@ class ExternalDataMap:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
+        self.told = False
+        """Whether `recv` has said that there is nothing more."""
 
     def create_buffer_list(self) -> BufferList:
         return BufferList()
@@ -212,17 +217,24 @@ class ExternalDataMap:
         return self.exchange.send(input, buffers)
 
     def recv(self, results: ExtOutputBufferList, timeout_ms: int = 0) -> Status:
-        """Waits for results (0: without limit). STATUS_EOF when all were delivered, STATUS_INVALID after an error or
-        `shutdown`, STATUS_TIMEDOUT."""
+        """Waits for results (0: without limit). STATUS_INVALID where they are errors, STATUS_TIMEDOUT. When all were
+        delivered STATUS_EOF, or STATUS_INVALID if the session had an error or was shut down."""
         collector = self.exchange.results
         found = collector.recv_all(timeout_ms / 1000 if timeout_ms > 0 else None)
         good = {name: BufferList([each for each in some if not each.has_error()]) for name, some in found.items()}
         results.lists = {name: some for name, some in good.items() if some}
         if results.lists:
             return Status()
-        if self.exchange.aborted or self.exchange.context.last_error is not None:
+        failed = self.exchange.aborted or self.exchange.context.last_error is not None
+        self.told = done = collector.done()
+        if found or (failed and done):
             return Status(StatusCode.STATUS_INVALID, self.get_last_error().get_description())
-        return Status(StatusCode.STATUS_EOF) if collector.over else Status(StatusCode.STATUS_TIMEDOUT)
+        return Status(StatusCode.STATUS_EOF if done else StatusCode.STATUS_TIMEDOUT)
+
+    @property
+    def readable(self) -> bool:
+        """Whether `recv` would return at once, and with something new."""
+        return self.exchange.results.waiting() or (self.exchange.results.over and not self.told)
 
     def close(self) -> Status:
         """No more data."""
@@ -230,7 +242,7 @@ class ExternalDataMap:
         return Status()
 
     def shutdown(self) -> Status:
-        """Ends the session; what has come out can still be received."""
+        """Ends the session: units wait for no more events. What has been sent still comes out, and can be received."""
         self.exchange.shutdown()
         return Status()
 
@@ -275,7 +287,7 @@ class ExternalDataSelect:
         ready.clear()
         while True:
             self._something.clear()
-            ready.extend(each for each in self._maps if each.exchange.results.waiting() or each.exchange.results.over)
+            ready.extend(each for each in self._maps if each.readable)
             if ready:
                 return Status()
             left = None if end is None else end - time.monotonic()
@@ -312,7 +324,7 @@ class FlowStreamIO:
         if into is None:
             return found
         if found is None:
-            return Status(StatusCode.STATUS_EOF if results.over else StatusCode.STATUS_TIMEDOUT)
+            return Status(StatusCode.STATUS_EOF if results.done(output) else StatusCode.STATUS_TIMEDOUT)
         into._data, into._meta, into._error, into._scope = found._data, found._meta, found._error, found._scope
         return Status() if found._error is None else Status(StatusCode.STATUS_INVALID, ": ".join(found._error))
 
@@ -342,5 +354,7 @@ def _nested(config: Configuration) -> dict[str, Any]:
         *path, last = key.split(".")
         for part in path:
             at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise FlowError(StatusCode.STATUS_BADCONF, f"{key!r} is below {part!r}, which has a value of its own")
         at[last] = config.get(key)
     return tree

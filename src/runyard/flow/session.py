@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from runyard.flow.buffer import BufferList
 from runyard.flow.configuration import Configuration
 from runyard.flow.status import Status
+
+_guard = threading.Lock()
+"""Held for a moment only: units of one session run in several threads."""
 
 
 class SessionContext:
@@ -31,9 +34,10 @@ class SessionContext:
 
     def get_session_id(self) -> str:
         """A random UUID, as text."""
-        if self._id is None:
-            self._id = str(uuid.uuid4())
-        return self._id
+        with _guard:
+            if self._id is None:
+                self._id = str(uuid.uuid4())
+            return self._id
 
     def set_private(self, key: str, value: Any) -> None:
         self._private[key] = value
@@ -66,17 +70,17 @@ class SessionContext:
 
     def on_end(self, call: Callable[[], None]) -> None:
         """Calls the function when the session ends; at once if it has ended."""
-        self._on_end.append(call)
-        if self._ended:
-            # `end` may have been faster than the append, or may just have taken it out.
-            with suppress(ValueError):
-                self._on_end.remove(call)
-                call()
+        with _guard:
+            if not self._ended:
+                self._on_end.append(call)
+                return
+        call()
 
     def end(self) -> list[Callable[[], None]]:
         """Marks the session as ended and gives out the functions to call. For the runtime."""
-        self._ended = True
-        calls, self._on_end = self._on_end, []
+        with _guard:
+            self._ended = True
+            calls, self._on_end = self._on_end, []
         return calls
 
 
@@ -97,7 +101,8 @@ class ExternalData(Protocol):
         """There will be no more data. Closed by itself when the object is dropped."""
 
     def shutdown(self) -> Status:
-        """Ends the session at once; what is still in the flow is dropped."""
+        """Ends the session: units wait for no more events, nothing more is taken in. What has been sent still goes
+        through the flow."""
 
     def get_session_context(self) -> SessionContext: ...
 

@@ -131,7 +131,9 @@ def explain_mismatch(message: str, raw: Any) -> InvalidInput:
         name, path = unknown.group(1), unknown.group(2) or ""
         struct = next((item for list_, item in _ITEMS.items() if path.startswith(list_)), _PARTS.get(path, JobSpec))
         known = [field.name for field in msgspec.structs.fields(struct)]
-        near = difflib.get_close_matches(name, known, n=1)
+        # Comparing takes its time with long texts, which resemble none of ours anyway.
+        near = difflib.get_close_matches(name, known, n=1) if len(name) <= MAX_NAME else []
+        name = name[:MAX_NAME]
         hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
         return refuse(f"{path}.{name}".lstrip("."), name, f"unknown field; {hint}")
     located = _AT.fullmatch(message)

@@ -40,4 +40,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f'{text!r} is not a size; write bytes or for example "512M", "2GiB"')
     number, unit = match.groups()
-    return int(float(number) * 1024 ** _SIZE_UNIT[unit.lower()])
+    size = float(number) * 1024 ** _SIZE_UNIT[unit.lower()]
+    if not math.isfinite(size):
+        raise ValueError(f"{text!r} is not a finite size")
+    return int(size)

@@ -19,6 +19,10 @@ import msgspec
 from runyard.model.ids import RunKey
 
 PROTOCOL = 2
+#: The oldest protocol that executors still speak: agents outlive servers, and so the upgrade of a server.
+OLDEST = 1
+#: The first protocol in which a launch may have tasks; agents of older ones would start a single process.
+WITH_TASKS = 2
 MAX_FRAME = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 

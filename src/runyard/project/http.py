@@ -7,7 +7,6 @@ thousands of members are asked every other second. It knows GET, and keeps of an
 from __future__ import annotations
 
 import asyncio
-import resource
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -178,12 +177,6 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-def _make_room() -> None:
-    """As many open connections as the system allows: by default few processes may have more than 1,024 files."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 class Client:
     """Calls from one event loop. Close it at the end."""
 
@@ -257,8 +250,6 @@ class Client:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise Unreachable(f"no connection to {address.header}: {reason}") from None
         self._all.add(connection)
-        if len(self._all) % 256 == 0:
-            _make_room()
         return connection
 
     def _context(self) -> ssl.SSLContext:

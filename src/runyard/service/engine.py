@@ -424,7 +424,12 @@ class Engine:
             if isinstance(command, Event):
                 events.append(command)
             elif isinstance(command, StartRun):
-                launches.setdefault(command.shares[0].node, []).append(self._launch(command))
+                try:
+                    launches.setdefault(command.shares[0].node, []).append(self._launch(command))
+                except OSError as error:
+                    # Such as a full disk: the store had room for its commit, the folder for the output has none.
+                    reason = f"can't be started: there is no place for its output: {error.strerror}"
+                    self.put(RunExited(run=command.run, at=self.clock(), reason=reason))
             elif isinstance(command, StopRun | SignalRun):
                 stops.append(command)
             elif isinstance(command, SaveRun):
@@ -461,12 +466,17 @@ class Engine:
             watcher.ended(run, record, replica)
 
     def _told(self, input: Input) -> Input:
-        """A flow that has failed says itself why."""
-        if isinstance(input, RunExited) and input.exit_code != 0 and not input.timed_out and input.reason is None:
+        """A flow that has failed says itself why. The reason can be stored."""
+        if not isinstance(input, RunExited):
+            return input
+        reason = input.reason
+        if input.exit_code != 0 and not input.timed_out and reason is None:
             record = self.record(input.run.job)
             if record is not None and record.spec.flow is not None:
-                return msgspec.structs.replace(input, reason=failure(self.output, input.run))
-        return input
+                reason = failure(self.output, input.run)
+        # Programs choose what it says, and PostgreSQL takes no NUL.
+        reason = reason and reason.replace("\0", "\\x00")
+        return input if reason == input.reason else msgspec.structs.replace(input, reason=reason)
 
     def _launch(self, start: StartRun) -> Launch:
         more = self.environments.get(start.record.origin)

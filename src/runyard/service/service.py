@@ -144,12 +144,14 @@ class Service:
         engine = self.engine
         if self.stopping:
             raise Unavailable("the server is stopping")
-        if len(engine.reactor.jobs) + len(specs) > self.bounds.max_jobs:
-            raise TooMany(
-                f"{len(engine.reactor.jobs)} jobs are live, and the limit is {self.bounds.max_jobs} "
-                "([limits] max_jobs): submit again when some have ended"
-            )
         checked = [self.bounded(spec, kind) for spec in specs]
+        live = engine.reactor.roster.replicas
+        asked = sum(1 if isinstance(spec, RunyardError) else spec.replicas for spec in checked)
+        if live + asked > self.bounds.max_jobs:
+            raise TooMany(
+                f"{live} jobs are live, each replica counted, and the limit is {self.bounds.max_jobs} "
+                f"([limits] max_jobs), so {asked} more are not taken now"
+            )
         now = engine.clock()
         ids = [0 if isinstance(spec, RunyardError) else engine.ids.next(now) for spec in checked]
         others = await self._references(checked)

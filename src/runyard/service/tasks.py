@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,22 @@ class Tasks:
         feed = self._engine.feed
         while True:
             try:
-                async for batch in feed.follow(after, Selection(types=_EVENTS)):
-                    for event in batch:
+                async for events in feed.follow(after, Selection(types=_EVENTS)):
+                    gone = Batch()
+                    for event in events:
                         after = event.seq
                         task = self._tasks.get(event.job)
-                        if task is not None:
+                        if task is None:
+                            continue
+                        if event.type == "job.deleted" and not task.live:
+                            self._forget(task)
+                            gone.keep_for_door(ORIGIN, str(task.job), None)
+                        else:
                             self._noticed(task, event.type)
+                    if gone:
+                        # What can't be written now is removed by the next server.
+                        with suppress(RunyardError):
+                            await self._engine.writer.commit(gone)
                 return
             except Expired as error:
                 after = int(error.fields["oldest"]) - 1
@@ -128,9 +139,6 @@ class Tasks:
                 await asyncio.sleep(_REST)
 
     def _noticed(self, task: Task, event: str) -> None:
-        if event == "job.deleted" and not task.live:
-            self._forget(task)
-            return
         key = self._key(task.user, task.uuid, task.phase)
         if event == "job.restarted" and not task.live and key not in self._live and key not in self._starting:
             # Somebody has brought its job back by another door: it lives, and ends, once more.

@@ -42,6 +42,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Only ids below this one: `JobPage.next` of the page before."""
     limit: int = 100
 
+    @property
+    def is_impossible(self) -> bool:
+        """Does it ask for a text with NUL? None has one, and PostgreSQL takes none."""
+        texts = (self.kind, self.origin, self.owner, self.name, self.q, *self.labels, *self.labels.values())
+        return any("\0" in text for text in texts if text is not None)
+
 
 class _Walk(msgspec.Struct, frozen=True):
     """One condition as a walk along its index, and as a plain test that no index is tempted by."""

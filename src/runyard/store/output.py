@@ -28,6 +28,8 @@ _OUTER, _INNER = 52, 40
 """Bits of a job id below the outer and the inner folder's number: 2^28 and 2^16 ms."""
 _FRESH = 4096
 _BLOCK = 4096
+_FARTHEST = 1 << 62
+"""No file is as long, and the system takes no offset that is much larger."""
 #: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, see fallocate(2).
 _PUNCH_HOLE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -151,6 +153,8 @@ class OutputFiles:
         """At most `limit` bytes from `offset` on; nothing if the file ends before, or is missing."""
         if offset < 0 or limit < 0:
             raise ValueError(f"offset {offset} and limit {limit} must not be negative")
+        if offset > _FARTHEST:
+            return b""
         try:
             fd = os.open(self.path(run, stream), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -84,6 +84,8 @@ class Queries:
 
     def find_by_name(self, name: str, owner: str | None = None) -> JobRecord | None:
         """The newest job of that name."""
+        if "\0" in name:
+            return None
         query = select(_jobs.id).where(_jobs.name == name).order_by(_jobs.id.desc()).limit(1)
         if owner is not None:
             query = query.where(_jobs.owner == owner)
@@ -115,6 +117,8 @@ class Queries:
         One call looks at a bounded number of jobs, the sum of `steps`: if few of many pass, pages are short and `next`
         leads on.
         """
+        if wanted.is_impossible:
+            return JobPage([], None)
         with self._readers.connect() as connection:
             ids, cursor = listing.page(connection, wanted, steps)
             records = {record.id: record for record in _records(connection, ids)}

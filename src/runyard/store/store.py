@@ -160,8 +160,8 @@ class Store(Queries):
                     self._live[job] = values[0]
                 else:
                     self._live.pop(job, None)
-            for code, change in changes.items():
-                self._counts[code] = self._counts.get(code, 0) + change
+            # A new one: `counts` looks at it without waiting for the disk.
+            self._counts = self._counts + changes
 
     def probe(self) -> bool:
         """Whether the store can write, found out by writing a little."""
@@ -192,8 +192,8 @@ class Store(Queries):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state, as of the last commit."""
-        with self._mutex:
-            return {state: self._counts.get(code, 0) for code, state in BY_CODE.items()}
+        counts = self._counts
+        return {state: counts[code] for code, state in BY_CODE.items()}
 
     def on_close(self, close: Callable[[], None]) -> None:
         """Has something closed together with the store."""

@@ -153,7 +153,7 @@ class Host:
             (run.start.run for run in list(self._runs.values()) if task is not None and task in run.tasks), None
         )
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}" if frame is not None else "?"
-        self._say(Blocked(culprit, where))
+        self._say(Blocked(culprit, _sendable(where)))
 
     # On the loop --------------------------------------------------------------------------------------------------
 
@@ -197,10 +197,14 @@ class Host:
             for task in left:
                 task.cancel()
             await asyncio.wait(left)
-        code, number, reason = self._outcome(run)
+        try:
+            code, number, reason = self._outcome(run)
+        except Exception as failure:
+            # Such as a `__str__` that raises.
+            code, number, reason = 1, None, f"how it ended can't be told: {type(failure).__name__}"
         run.close()
         del self._runs[run.start.run]
-        self._say(Ended(run.start.run, time.time(), code, number, reason))
+        self._say(Ended(run.start.run, time.time(), code, number, reason and _sendable(reason)))
 
     def _outcome(self, run: Activity) -> tuple[int | None, int | None, str | None]:
         """Exit code, signal and reason; the traceback goes to the run's output."""
@@ -231,6 +235,11 @@ class Host:
                     run.quit = error
                     run.main.cancel()
                     return
+
+
+def _sendable(text: str) -> str:
+    """Without lone surrogates, which names of files may bring in."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _stream(name: str, own: Any) -> Any:

@@ -21,7 +21,7 @@ import msgspec
 from runyard.agent import process
 from runyard.agent.link import Link
 from runyard.agent.process import Proc
-from runyard.agent.reasons import CannotStart
+from runyard.agent.reasons import CannotStart, is_device
 from runyard.agent.run import FOREVER, Run, bounded, intent_of
 from runyard.agent.runs import Runs
 from runyard.model import wire
@@ -433,7 +433,7 @@ def _environment(launch: wire.Launch) -> dict[str, str]:
 
 def _create(path: str) -> None:
     """The output file's existence proves that the run was started. Raises FileExistsError, OSError."""
-    if not path.startswith("/dev/"):
+    if not is_device(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 

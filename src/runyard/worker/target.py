@@ -10,6 +10,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -111,6 +112,9 @@ def _spec(name: str, places: Iterable[str], package: str) -> importlib.machinery
 def _source(path: str, text: str) -> _Source:
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            # To open a pipe would hold up everybody else's runs.
+            raise NoTarget(f"{path} (target {text!r}) is no regular file")
         stamp = status.st_mtime_ns, status.st_size, status.st_ino
         known = _read.get(path)
         if known is not None and known[0] == stamp:

@@ -70,7 +70,8 @@ async def answered(
         return JsonAnswer(await act(request))
     except Exception as error:
         status, body, headers = refused(error, form)
-        if status == 500:
+        # Litestar's own is about a client that has gone in the middle of its body.
+        if status == 500 and not isinstance(error, HTTPException):
             log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JsonAnswer(body, status, headers)
 

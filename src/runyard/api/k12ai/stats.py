@@ -266,7 +266,10 @@ def only_gpu(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= 100 else text[:100] + "…"
 
 

@@ -201,6 +201,8 @@ class MeprocDoor:
             assert record is not None
             await self._context.service.restart(record)
         elif record is None:
+            if name in self._starting:
+                raise Refusal(403, EXISTS)
             await self._submit(request, entry.task, [])
         else:
             if name in entry.task.deps and record.active:

@@ -23,6 +23,7 @@ from runyard.model.job import (
     Schedule,
     Stop,
 )
+from runyard.model.message import MAX_DEPTH, depth
 from runyard.settings import Meproc
 
 TYPES = frozenset({"once", "daemon", "cron", "melang", "coroutine"})
@@ -77,7 +78,8 @@ def read_task(body: bytes, settings: Meproc) -> Task:
         raise Refusal(400, BODY_REQUIRED) from None
     if not given or not isinstance(given, dict | list):
         raise Refusal(400, BODY_REQUIRED)
-    if not isinstance(given, dict):
+    # What is echoed later is nested a little deeper then: it must not be more than can be written.
+    if not isinstance(given, dict) or depth(given) > MAX_DEPTH:
         raise Refusal(400, INVALID_FIELD)
     name, cmd, kind = (_text(given, field, needed=True) for field in ("name", "cmd", "type"))
     if len(name.encode()) > MAX_NAME or _CONTROL.search(name) or "\0" in cmd or kind not in TYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -63,7 +64,7 @@ async def read_logs(
     if offset is not None:
         place.offset = offset
     elif tail is not None:
-        place.offset = context.output.tail(place, tail)
+        place.offset = await asyncio.to_thread(context.output.tail, place, tail)
     headers = {"X-Log-Size": str(size), "X-Log-Attempt": str(place.run.attempt), "Accept-Ranges": "bytes"}
     if search is not None:
         found = context.output.search(place, search.encode())

@@ -39,7 +39,7 @@ class SourceData:
             while True:
                 if scheduler.stopping:
                     return Status(StatusCode.STATUS_STOP, "the flow has stopped")
-                if self._closed or lane.session.dead:
+                if self._closed:
                     return Status(StatusCode.STATUS_INVALID, "the session is closed")
                 if node.waiting < node.plan.external_capacity:
                     break
@@ -57,18 +57,15 @@ class SourceData:
 
     def close(self) -> Status:
         with self._scheduler.lock:
-            if not self._closed and not self._lane.session.dead:
+            if not self._closed:
                 self._closed = True
                 self._node.close(self._lane)
                 self._scheduler.changed()
         return Status()
 
     def shutdown(self) -> Status:
-        with self._scheduler.lock:
-            self._closed = True
-            self._scheduler.machine.drop(self._lane.session)
-            self._scheduler.changed()
-        return Status()
+        self._scheduler.shut_down(self._lane.session)
+        return self.close()
 
     def get_session_context(self) -> SessionContext:
         return self._context
@@ -133,6 +130,10 @@ class Collector:
         """Whether results are there to be received."""
         return any(self._results.values())
 
+    def done(self, name: str = "") -> bool:
+        """Whether everything has been received, of one output or of all, and nothing more will come."""
+        return self.over and not (self._results[name] if name else self.waiting())
+
 
 class Exchange:
     """One session at the graph's inputs, with what comes out at its outputs. Safe for several threads.
@@ -140,23 +141,21 @@ class Exchange:
     Results wait in memory until they are received: send and receive in turn where there may be many.
     """
 
-    def __init__(self, scheduler: Scheduler, node: InputNode | None, outputs: tuple[str, ...]) -> None:
+    def __init__(self, scheduler: Scheduler, node: InputNode, outputs: tuple[str, ...]) -> None:
         self._scheduler = scheduler
         self._node = node
-        self._closed = False
         self.results = Collector(outputs)
         self.context = SessionContext()
         self.aborted = False
-        self._lane: Lane | None = None
-        if node is not None:
-            with scheduler.lock:
-                if scheduler.stopping:
-                    self.results.over = True
-                self._lane = scheduler.machine.begin(node, self.context, self.results)
+        with scheduler.lock:
+            if scheduler.stopping:
+                self.results.over = True
+            self._lane = scheduler.machine.begin(node, self.context, self.results)
+        self._closed = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return self._node.plan.outputs if self._node is not None else ()
+        return self._node.plan.outputs
 
     def send(self, name: str, buffers: Iterable[Any], timeout: float | None = None) -> Status:
         """Data for one input. Waits for room at most `timeout` seconds, then STATUS_TIMEDOUT.
@@ -167,14 +166,13 @@ class Exchange:
             known = ", ".join(self.inputs) or "none"
             return Status(StatusCode.STATUS_INVALID, f"there is no input {name!r}; the inputs are: {known}")
         rows = [as_buffer(buffer) for buffer in buffers]
-        assert self._node is not None and self._lane is not None
         scheduler, node, port = self._scheduler, self._node, self.inputs.index(name)
         end = None if timeout is None else time.monotonic() + timeout
         with scheduler.lock:
             while True:
                 if scheduler.stopping:
                     return Status(StatusCode.STATUS_STOP, "the flow has stopped")
-                if self._closed or self._lane.session.dead:
+                if self._closed:
                     return Status(StatusCode.STATUS_INVALID, "the session is closed")
                 queues = self._lane.queues or []
                 # An input that others wait for must not wait for them.
@@ -190,7 +188,7 @@ class Exchange:
 
     def set_meta(self, name: str, meta: DataMeta) -> Status:
         """The meta of the stream that enters at an input."""
-        if self._lane is None or name not in self.inputs:
+        if name not in self.inputs:
             return Status(StatusCode.STATUS_INVALID, f"there is no input {name!r}")
         session = self._lane.session
         with self._scheduler.lock:
@@ -199,26 +197,19 @@ class Exchange:
 
     def close(self) -> None:
         """No more data will be sent."""
-        self._end(drop=False)
+        with self._scheduler.lock:
+            if not self._closed:
+                self._closed = True
+                self._node.close(self._lane)
+                self._scheduler.changed()
 
     def shutdown(self) -> None:
-        """Ends the session; what is still in the flow is dropped, what has come out can still be received."""
+        """Ends the session: units wait for no more events; what has been sent still comes out."""
         self.aborted = True
-        self._end(drop=True)
-
-    def _end(self, drop: bool) -> None:
-        if self._lane is None:
-            self.results.ended()
-            return
-        with self._scheduler.lock:
-            if drop:
-                self._scheduler.machine.drop(self._lane.session)
-            elif not self._closed and not self._lane.session.dead:
-                self._node.close(self._lane)  # type: ignore[union-attr]
-            self._closed = True
-            self._scheduler.changed()
+        self._scheduler.shut_down(self._lane.session)
+        self.close()
 
     def __del__(self) -> None:
-        if self._lane is not None and not self._closed:
+        if not getattr(self, "_closed", True):
             self._closed = True
             self._scheduler.abandon(self._lane)

@@ -64,17 +64,18 @@ END = end_of(0)
 class Session:
     """One session inside the machine. `open` counts the nodes that have not yet passed its end on.
 
+    `closing`: it was shut down, or the flow was, so that no event is waited for any more.
     `torn`: a condition failed, so that an index has a datum on every branch: the error, or what a unit made of it.
     """
 
-    __slots__ = ("collector", "context", "dead", "lanes", "metas", "open", "torn")
+    __slots__ = ("closing", "collector", "context", "lanes", "metas", "open", "torn")
 
     def __init__(self, context: SessionContext, open_nodes: int, collector: Any = None) -> None:
         self.context = context
         self.lanes: dict[int, Lane] = {}
         self.metas: dict[tuple[int, int], DataMeta] | None = None
         self.open = open_nodes
-        self.dead = False
+        self.closing = False
         self.torn = False
         self.collector = collector
 

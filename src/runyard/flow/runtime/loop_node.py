@@ -112,11 +112,3 @@ class LoopNode(Node):
 
     def pass_on(self, lane: Lane, item: Special) -> None:
         raise AssertionError("a loop passes tokens on by their tickets")
-
-    def _waiting(self, lane: Lane, edge: Edge) -> int:
-        return sum(1 for each, _ in (*lane.items, *lane.back) if each is edge)
-
-    def drop(self, lane: Lane) -> None:
-        super().drop(lane)
-        lane.back.clear()
-        lane.out_of_turn.clear()

@@ -109,23 +109,15 @@ class Machine:
             self.sessions.discard(session)
             self.ended.append(session)
 
-    def drop(self, session: Session) -> None:
-        """Shuts a session down: all that it still has in the flow is forgotten."""
-        if session.dead:
-            return
-        session.dead = True
-        for lane in list(session.lanes.values()):
-            lane.ended = True
-            lane.node.drop(lane)
-        session.lanes.clear()
-        self.end(session)
+    def shut_down(self, session: Session) -> None:
+        """Lets a session end by itself: its units get no more events. What is in the flow still goes through it."""
+        if not session.closing:
+            session.closing = True
+            for lane in list(session.lanes.values()):
+                if isinstance(lane.node, StreamNode):
+                    lane.node.give_up(lane)
 
     # -- calls -----------------------------------------------------------------------------------------------------
-
-    def next_node(self) -> Node | None:
-        """The runnable node that is nearest to the sinks."""
-        mask = self.mask
-        return self.by_rank[(mask & -mask).bit_length() - 1] if mask else None
 
     def finish(self, call: Call) -> None:
         """Puts the results of a call in."""
@@ -153,14 +145,40 @@ class Machine:
 
         Queues that are too short for a graph (a branch that holds back more than the other branch's queue takes) can
         stop it for ever; growing the smallest until it moves is Parks' rule for bounded process networks.
+
+        A queue full of data for a unit that waits for events is not too short: as with a call that takes long, the
+        graph goes on by itself when the event comes.
         """
-        full = [edge for edge in self.edges if edge.full and edge.source.has_work]
+        full = [edge for edge in self.edges if edge.full]
+        if not full:
+            return False
+        patient = self._patient(full)
+        full = [edge for edge in full if edge.source.ready and edge.source not in patient]
         if not full:
             return False
         edge = min(full, key=lambda each: each.capacity)
         edge.capacity = max(edge.capacity * GROWTH, edge.depth + 1)
         edge.take(0)
         return True
+
+    def _patient(self, full: list[Edge]) -> set[Node]:
+        """The nodes that can't go on before an event comes for one further on."""
+        waiting = [edge.source for edge in full if self._awaits_event(edge)]
+        patient: set[Node] = set()
+        while waiting:
+            node = waiting.pop()
+            if node not in patient:
+                patient.add(node)
+                waiting.extend(edge.source for edge in node.ins if edge.full)
+        return patient
+
+    def _awaits_event(self, edge: Edge) -> bool:
+        """Whether one session alone has filled the queue, and waits for an event."""
+        target = edge.target
+        if not isinstance(target, StreamNode):
+            return False
+        lanes = (session.lanes.get(target.index) for session in self.sessions)
+        return any(lane is not None and target.held(lane) >= edge.size for lane in lanes)
 
     def read_meta(self, session: Session, node: Node, port: str) -> DataMeta | None:
         """The stream meta at an input port: the one set nearest upstream."""

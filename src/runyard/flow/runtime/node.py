@@ -24,14 +24,16 @@ AHEAD = 32
 class Edge:
     """A link with its count. The queue itself lies in the lanes of the target."""
 
-    __slots__ = ("back", "capacity", "depth", "full", "slot", "source", "source_port", "target", "target_port", "total")
+    __slots__ = (
+        "back", "capacity", "depth", "full", "size", "slot", "source", "source_port", "target", "target_port", "total",
+    )  # fmt: skip
 
     def __init__(self, plan: EdgePlan, source: Node, target: Node) -> None:
         self.source = source
         self.source_port = plan.source_port
         self.target = target
         self.target_port = plan.target_port
-        self.capacity = plan.capacity
+        self.size = self.capacity = plan.capacity
         self.back = plan.back
         self.slot = 0
         self.depth = 0
@@ -326,8 +328,6 @@ class Node:
 
     def commit(self, lane: Lane) -> None:
         """Sends on everything at the head of the lane that is finished."""
-        if lane.session.dead:
-            return
         pending = lane.pending
         while pending:
             head = pending[0]
@@ -422,26 +422,6 @@ class Node:
             self.emit_special(lane, port, token)
         if run:
             self.emit(lane, port, run)
-
-    def drop(self, lane: Lane) -> None:
-        """Forgets all that the session has here."""
-        if lane.queued:
-            self.ready.remove(lane)
-            lane.queued = False
-            if not self.ready:
-                self.machine.mask &= ~self.bit
-        for edge in self.ins:
-            edge.take(self._waiting(lane, edge))
-        lane.items.clear()
-        lane.pending.clear()
-
-    def _waiting(self, lane: Lane, edge: Edge) -> int:
-        count = sum(len(item) if type(item) is list else 1 for item in lane.items) - lane.offset
-        return count + (len(lane.queues[edge.slot]) if lane.queues is not None else 0)
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.ready)
 
 
 class ConditionNode(Node):

@@ -61,11 +61,6 @@ class InputNode(Node):
             self.machine.mask &= ~self.bit
         return None
 
-    def drop(self, lane: Lane) -> None:
-        self.waiting -= sum(map(len, lane.queues or ()))
-        self.machine.freed = True
-        super().drop(lane)
-
 
 class OutputNode(Node):
     """Outputs that are delivered in step. Results go to the session's collector; errors become its last error."""

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class FlowRun:
         self.scheduler.on_error = self._failed
         self.statistics = Statistics(self.scheduler, self.name)
         self._logged: dict[str, tuple[float, int]] = {}
+        self._logged_guard = threading.Lock()
         self._opened: list[Node] = []
         self._opened_guard = threading.Lock()
         self._closed = False
@@ -219,11 +220,12 @@ class FlowRun:
     def _failed(self, node: Node, error: tuple[str, str]) -> None:
         """A call failed: one line in the log, and how many there were since."""
         now = time.monotonic()
-        last, missed = self._logged.get(node.name, (now - LOG_EVERY, 0))
-        if now - last < LOG_EVERY:
-            self._logged[node.name] = (last, missed + 1)
-            return
-        self._logged[node.name] = (now, 0)
+        with self._logged_guard:
+            last, missed = self._logged.get(node.name, (now - LOG_EVERY, 0))
+            if now - last < LOG_EVERY:
+                self._logged[node.name] = (last, missed + 1)
+                return
+            self._logged[node.name] = (now, 0)
         more = f" ({missed} more before)" if missed else ""
         _log.error("node %s: %s: %s%s", node.name, *error, more)
 
@@ -267,20 +269,6 @@ def load_flow(
     name = document.name or checked.graph.name
     trace = trace or trace_path(document.profile) or ""
     return FlowRun(checked.graph, name=name, threads=threads or document.threads, trace=trace)
-
-
-def run_flow(flow: FlowRun, *, ready: Callable[[], None] = lambda: None, grace: float = 10.0) -> Status:
-    """Opens and runs a flow until it ends; `ready` is called when all units are open. For the main thread: call
-    `flow.stop()` or `flow.scheduler.stop()` from elsewhere to end it. Raises FlowError if a unit fails to open."""
-    flow.open()
-    flow.start()
-    ready()
-    try:
-        result = flow.wait()
-    finally:
-        flow.stop(grace)
-    assert result is not None
-    return result
 
 
 def _open_status(node: Node, graph: Graph, status: Status) -> Status:

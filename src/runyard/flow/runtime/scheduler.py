@@ -8,6 +8,7 @@ sees to calls that turn out long against expectation.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -33,7 +34,8 @@ class Scheduler:
     """Runs one machine with at most `threads` worker threads. They are daemons: a unit that never returns can't keep
     the process alive.
 
-    `on_error(node, error)` is told of every failed call, `trace(call, thread)` of every call; both from the workers.
+    `on_error(node, error)` is told of every failed call, `trace(call)` of every call; both from the workers, the latter
+    with the lock held.
     """
 
     def __init__(self, machine: Machine, threads: int) -> None:
@@ -55,7 +57,8 @@ class Scheduler:
         self._picks = 0
         self.abandoned: deque[Lane] = deque()
         self._stopping = False
-        self._watching: Any = threading.Lock()
+        # What is put here wakes the watchdog. Unlike a lock or an event, it may be used by the garbage collector.
+        self._look: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._watch_idle = True
         self._watchdog: threading.Thread | None = None
         self._running: dict[int, tuple[Node, float]] = {}
@@ -65,7 +68,6 @@ class Scheduler:
         with self.lock:
             if self._watchdog is not None:
                 return
-            self._watching.acquire()
             self._watchdog = threading.Thread(target=self._watch, name="flow-watchdog", daemon=True)
             self._watchdog.start()
             self._quick -= 1
@@ -92,19 +94,21 @@ class Scheduler:
             self._quick += 1
             sleeper.release()
         elif len(self._workers) < self.threads and not self._stopping:
-            self._awake += 1
-            self._quick += 1
             worker = threading.Thread(target=self._work, name=f"flow-{len(self._workers)}", daemon=True)
-            self._workers.append(worker)
-            worker.start()
+            # Where the system gives no more threads, those that there are do the work; the watchdog tries again.
+            with suppress(RuntimeError):
+                worker.start()
+                self._workers.append(worker)
+                self._awake += 1
+                self._quick += 1
         if self._watch_idle:
             self._watch_idle = False
-            self._watching.release()
+            self._look.put(None)
 
     def _watch(self) -> None:
         seen = -1
         while True:
-            self._watching.acquire()
+            self._look.get()
             while True:
                 time.sleep(WATCH)
                 with self.lock:
@@ -168,6 +172,8 @@ class Scheduler:
                 lock.release()
                 try:
                     run(call)
+                    if call.error is not None and self.on_error is not None:
+                        self.on_error(node, call.error)
                 finally:
                     lock.acquire()
                 if slow:
@@ -205,8 +211,6 @@ class Scheduler:
             if not node.outs:
                 for lane in [call.lane] if call.lane is not None else [part.lane for part in call.parts]:
                     lane.session.context.last_error = call.error
-            if self.on_error is not None:
-                self.on_error(node, call.error)
         elif call.stop is not None and not call.stop.errormsg():
             call.stop.set_errormsg(f"node {node.name!r} stopped the flow")
         if self.trace is not None:
@@ -228,10 +232,16 @@ class Scheduler:
             finally:
                 self.lock.acquire()
 
+    def shut_down(self, session: Session) -> None:
+        """Ends a session: see `Machine.shut_down`."""
+        with self.lock:
+            self.machine.shut_down(session)
+            self.changed()
+
     def abandon(self, lane: Lane) -> None:
         """Closes a session whose way in was dropped without being closed.
 
-        Called by the garbage collector, perhaps in a thread that holds the lock: then whoever holds it does it.
+        Called by the garbage collector, perhaps in a thread that holds the lock: then the watchdog sees to it.
         """
         self.abandoned.append(lane)
         if self.lock.acquire(blocking=False):
@@ -239,11 +249,13 @@ class Scheduler:
                 self.changed()
             finally:
                 self.lock.release()
+        else:
+            self._look.put(None)
 
     def _close_abandoned(self) -> None:
         while self.abandoned:
             lane = self.abandoned.popleft()
-            if not lane.ended and not lane.session.dead:
+            if not lane.ended:
                 lane.node.close(lane)  # type: ignore[attr-defined]
 
     def _ended(self, status: Status) -> None:
@@ -257,14 +269,12 @@ class Scheduler:
             self._quick += 1
             sleeper.release()
         self._sleepers.clear()
-        if self._watch_idle:
-            self._watch_idle = False
-        with suppress(RuntimeError):
-            self._watching.release()
+        self._watch_idle = False
+        self._look.put(None)
         left = list(self.machine.sessions)
         self.machine.sessions.clear()
         for session in left:
-            session.dead = True
+            session.closing = True
             session.open = 0
         ended = self.machine.ended + left
         self.machine.ended = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from runyard.flow.buffer import Buffer, BufferList, error_buffer
 from runyard.flow.runtime.lane import END, PLACEHOLDER, Call, End, Lane, Part, Session, Special, Stream, end_of
-from runyard.flow.runtime.node import AHEAD, Edge, Node
+from runyard.flow.runtime.node import AHEAD, Node
 from runyard.flow.runtime.plan import NodePlan
 from runyard.flow.status import Status, StatusCode
 from runyard.flow.unit import DataContext, FlowUnit, FlowUnitEvent
@@ -113,7 +113,7 @@ class StreamNode(Node):
 
         def send(event: FlowUnitEvent) -> Status:
             with machine.lock:
-                if lane.ended or lane.session.dead or lane.stream is not stream:
+                if lane.ended or lane.session.closing or lane.stream is not stream:
                     return Status(StatusCode.STATUS_NOSTREAM, "the stream has ended")
                 if len(stream.events) >= self.plan.event_capacity:
                     return Status(StatusCode.STATUS_NOBUFS, f"{len(stream.events)} events are waiting already")
@@ -152,17 +152,15 @@ class StreamNode(Node):
         lane = call.lane
         assert lane is not None
         lane.busy = False
-        if lane.session.dead:
-            return
         stream = lane.stream
         if call.post:
             lane.stream = None
         elif stream is not None:
             if call.first and call.error is not None and call.error[0].endswith(".DataPreError"):
                 stream.failed = call.error
-            if call.again:
+            if call.again and not lane.session.closing:
                 stream.continuing = True
-            elif call.context._event is not None:
+            elif call.context._event is not None or lane.session.closing:
                 stream.continuing = False
         self.results(lane, call)
         if self._has_more(lane):
@@ -174,6 +172,25 @@ class StreamNode(Node):
                 self.emit_mixed(lane, port, tokens)
             elif tokens:
                 self.emit(lane, port, tokens)
+
+    def _awaits_event(self, lane: Lane) -> bool:
+        """Whether nothing goes on here before an event comes from outside."""
+        stream = lane.stream
+        return stream is not None and stream.continuing and not stream.events and not lane.busy
+
+    def held(self, lane: Lane) -> int:
+        """How many data wait here until the unit gets an event."""
+        if not self._awaits_event(lane) or self._has_more(lane):
+            return 0
+        items = lane.items
+        return sum(len(item) if type(item) is list else not isinstance(item, End) for item in items) - lane.offset
+
+    def give_up(self, lane: Lane) -> None:
+        """No events will come any more: the stream goes on without them."""
+        if lane.stream is not None and self._awaits_event(lane):
+            lane.stream.continuing = False
+            if self._has_more(lane):
+                self.queue(lane)
 
 
 class SourceNode(StreamNode):
@@ -205,11 +222,6 @@ class SourceNode(StreamNode):
         return DataContext(
             lane.session.context, self.plan.outputs, {}, external=external, view=self.view, **more,
         )  # fmt: skip
-
-    def drop(self, lane: Lane) -> None:
-        self.waiting -= sum(len(item) for item in lane.items if type(item) is list)
-        self.machine.freed = True
-        super().drop(lane)
 
 
 class ExpandNode(Node):
@@ -286,6 +298,15 @@ class StreamExpandNode(StreamNode):
         if stream is not None and (stream.continuing or stream.events):
             stream.continuing = True
             return
+        self._complete(lane)
+
+    def give_up(self, lane: Lane) -> None:
+        if lane.sent is not None and self._awaits_event(lane):
+            self._complete(lane)
+        super().give_up(lane)
+
+    def _complete(self, lane: Lane) -> None:
+        """The sub-stream is complete."""
         for port, sent in enumerate(lane.sent):
             if not sent:
                 self.emit_special(lane, port, PLACEHOLDER)
@@ -371,10 +392,6 @@ class CollapseNode(Node):
         assert part.outputs is not None
         for port, tokens in enumerate(part.outputs):
             self.emit_mixed(lane, port, tokens or [PLACEHOLDER])
-
-    def drop(self, lane: Lane) -> None:
-        super().drop(lane)
-        lane.members = []
 
 
 class StreamCollapseNode(StreamNode):
@@ -488,10 +505,6 @@ class StreamCollapseNode(StreamNode):
                     return
                 lane.sent[port] = tokens[0]
 
-    def drop(self, lane: Lane) -> None:
-        super().drop(lane)
-        lane.members = []
-
 
 def too_many(name: str, count: int) -> Status:
     """The fault of a collapse that makes more than one datum of a sub-stream."""
@@ -499,6 +512,3 @@ def too_many(name: str, count: int) -> Status:
         StatusCode.STATUS_STOP,
         f"node {name!r}: a collapse unit makes at most one buffer of a sub-stream, not {count}",
     )
-
-
-__all__ = ["CollapseNode", "Edge", "ExpandNode", "SourceNode", "StreamCollapseNode", "StreamExpandNode", "StreamNode"]
