@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,22 @@ def test_units_with_equal_module_names_do_not_meet(write: Write, tmp_path: Path)
         stream = flow.create_stream_io()
         stream.send("in1", "x")
         assert str(stream.recv("out1", WAIT_MS)) == "B/one:x"
+
+
+def test_modules_beside_a_unit_are_found_whoever_replaces_the_path(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenCV does while it is imported, and units are opened side by side."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    code = MODELBOX_UNIT.replace(
+        "import helper\n", "import sys\nsys.path = [p for p in sys.path if not p.endswith('/one')]\nimport helper\n"
+    )
+    late = "        import later_beside_the_unit\n        out ="
+    write("one", code.replace("        out =", late, 1), helper='MARK = ":"', later_beside_the_unit="")
+    with run(tmp_path, "a[flowunit=one]", "in1->a:in a:out->out1") as flow:
+        stream = flow.create_stream_io()
+        stream.send("in1", "x")
+        assert str(stream.recv("out1", WAIT_MS)) == "one:x"
 
 
 FAILING: dict[str, tuple[str, str]] = {

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,27 @@ from runyard.flow.unit_library import UnitInfo
 
 _loading = threading.RLock()
 _modules: dict[Path, ModuleType] = {}
+
+
+class _Beside:
+    """Finds modules in the folders of units. Entries of `sys.path` could be lost: OpenCV, while it is imported, puts an
+    earlier copy of it in its place, and units open side by side."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is not None or not self.folders:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, self.folders, target)
+
+
+#: While a unit is loaded, its folder comes first. For imports inside of functions, which happen later, all come last.
+_first, _last = _Beside(), _Beside()
+sys.meta_path.insert(sys.meta_path.index(importlib.machinery.PathFinder), _first)
+sys.meta_path.append(_last)
 
 
 def load_unit(info: UnitInfo) -> Any:
@@ -54,19 +76,19 @@ def load_module(path: Path, directory: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         before = _set_aside(directory)
         sys.modules[name] = module
-        sys.path.insert(0, str(directory))
+        folder, outer = str(directory), _first.folders
+        _first.folders = [folder, *outer]
         try:
             spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
         finally:
-            sys.path.remove(str(directory))
+            _first.folders = outer
             _set_aside(directory, only_from=directory)
             sys.modules.update(before)
-            # For imports inside of functions, which happen later.
-            if str(directory) not in sys.path:
-                sys.path.append(str(directory))
+            if folder not in _last.folders:
+                _last.folders.append(folder)
         _modules[path] = module
         return module
 
