@@ -7,15 +7,13 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.access import caller_of, find_seen, visible
 from runyard.api.context import AnyRequest, context_of
-from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, seen, streamed
+from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, responses, seen, streamed
 from runyard.api.native.jobs import MAX_LIMIT, NDJSON, Limit, Ref, parse_states
-from runyard.api.problem import refusal
 from runyard.api.streams import joined
 from runyard.model.check import refuse
 from runyard.model.event import EVENT_TYPES, Event
@@ -39,16 +37,7 @@ class EventList(msgspec.Struct):
     next: int
 
 
-_RESPONSES = {
-    200: ResponseSpec(
-        EventList,
-        description=f"A page; or a stream, with `Accept: {NDJSON}` or `Accept: {SSE}`.",
-        generate_examples=False,
-    ),
-    400: refusal("The request is refused."),
-    404: refusal("There is no such job."),
-    410: refusal("The cursor is older than what is kept."),
-}
+_RESPONSES = responses(EventList)
 
 
 @get("/events", responses=_RESPONSES, summary="Read or follow events")

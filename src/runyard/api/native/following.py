@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Annotated, TypeVar
 
+import msgspec
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
 
 from runyard.api.access import caller_of
 from runyard.api.context import AnyRequest, context_of
 from runyard.api.native.jobs import NDJSON
+from runyard.api.problem import refusal
 from runyard.model.check import refuse
 from runyard.model.event import Event
 from runyard.model.message import Message
@@ -26,6 +29,20 @@ LastId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
 Accept = Annotated[str, HeaderParameter(name="Accept")]
 
 T = TypeVar("T", Event, Message)
+
+
+def responses(page: type[msgspec.Struct]) -> dict[int, ResponseSpec]:
+    """For the description of the API: what readers get, where `page` is one page."""
+    return {
+        200: ResponseSpec(
+            page,
+            description=f"A page; or a stream, with `Accept: {NDJSON}` or `Accept: {SSE}`.",
+            generate_examples=False,
+        ),
+        400: refusal("The request is refused."),
+        404: refusal("There is no such job."),
+        410: refusal("The cursor is older than what is kept."),
+    }
 
 
 def read_cursor(text: str | None, last: int, of: str) -> int | None:

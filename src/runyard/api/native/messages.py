@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from litestar import Response, WebSocket, get, post, websocket
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream as StreamResponse
@@ -20,7 +19,7 @@ from litestar.response import Stream as StreamResponse
 from runyard.api.access import caller_of, find_own, find_seen
 from runyard.api.answer import JsonAnswer
 from runyard.api.context import AnyRequest, Context, context_of
-from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, seen, streamed
+from runyard.api.native.following import BEAT, SSE, Accept, LastId, Wait, poll, read_cursor, responses, seen, streamed
 from runyard.api.native.jobs import MAX_LIMIT, NDJSON, Limit, Ref, says
 from runyard.api.problem import refusal
 from runyard.api.socket import DONE, GOING, refuse_socket, speak
@@ -91,16 +90,7 @@ class _MessagesBody(Operation):
         )
 
 
-_RESPONSES = {
-    200: ResponseSpec(
-        MessageList,
-        description=f"A page; or a stream, with `Accept: {NDJSON}` or `Accept: {SSE}`.",
-        generate_examples=False,
-    ),
-    400: refusal("The request is refused."),
-    404: refusal("There is no such job."),
-    410: refusal("The cursor is older than what is kept."),
-}
+_RESPONSES = responses(MessageList)
 
 
 @get("/messages", responses=_RESPONSES, summary="Read or follow messages")
